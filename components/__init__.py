@@ -1,0 +1,7 @@
+"""The KFP face of each step: a signature, a docstring and one call."""
+
+from kfp_llm_batch.components.generate_completions import generate_completions
+from kfp_llm_batch.components.load_dataset import load_dataset
+from kfp_llm_batch.components.write_results import write_results
+
+__all__ = ["generate_completions", "load_dataset", "write_results"]

@@ -1,0 +1,88 @@
+"""KFP step: one completion per prompt, offline vLLM on CPU."""
+
+from kfp import dsl
+
+from kfp_llm_batch.images import VLLM_CPU_IMAGE
+
+
+@dsl.component(base_image=VLLM_CPU_IMAGE, install_kfp_package=False)
+def generate_completions(
+    prompts: dsl.Input[dsl.Dataset],
+    completions: dsl.Output[dsl.Dataset],
+    metrics: dsl.Output[dsl.Metrics],
+    report: dsl.Output[dsl.Markdown],
+    model_uri: str = "demo://smollm2-135m-instruct",
+    model_revision: str = "",
+    generation_max_tokens: int = 256,
+    generation_temperature: float = 0.0,
+    generation_top_p: float = 1.0,
+    generation_n: int = 1,
+    generation_seed: int = 0,
+    generation_stop: list = [],
+    generation_json_schema: dict = {},
+    generation_options: dict = {},
+    engine_device: str = "auto",
+    engine_dtype: str = "auto",
+    engine_options: dict = {},
+    output_uri: str = "",
+    output_format: str = "parquet",
+    output_overwrite: bool = False,
+    storage_endpoint: str = "",
+) -> None:
+    """Answer every prompt with vLLM and write the completions as Parquet.
+
+    Args:
+        prompts: Folder written by load_dataset.
+        completions: Folder with Parquet parts and a manifest.
+        metrics: Rows by status, tokens and tokens per second.
+        report: The same for people, with the first answers.
+        model_uri: demo://, a folder with safetensors, a .gguf file, hf://org/name, s3:// or gs:// address, or echo://.
+        model_revision: Branch, tag or commit of a hub model.
+        generation_max_tokens: Most new tokens per answer.
+        generation_temperature: 0 is greedy.
+        generation_top_p: Share of probability that is sampled from.
+        generation_n: Samples per row; more than one needs a temperature above 0.
+        generation_seed: Start of every row's own seed.
+        generation_stop: Texts that end an answer.
+        generation_json_schema: JSON schema that every answer follows.
+        generation_options: Further sampling parameters by their vLLM names.
+        engine_device: auto, cpu or cuda.
+        engine_dtype: auto, bfloat16, float16 or float32.
+        engine_options: Arguments of vLLM's engine; they win over the planned ones.
+        output_uri: Where the result will be written; checked before the model loads.
+        output_format: In which format; checked as well.
+        output_overwrite: Whether a different result there may be replaced.
+        storage_endpoint: Address of the S3 store, when it is not AWS.
+    """
+    from pathlib import Path
+
+    from kfp_llm_batch.generation import generating
+    from kfp_llm_batch.generation import report as reports
+    from kfp_llm_batch.generation.sampling import SamplingConfig
+    from kfp_llm_batch.steps import step
+
+    with step(storage_endpoint):
+        config = generating.GenerationConfig(
+            model_uri=model_uri,
+            model_revision=model_revision or None,
+            sampling=SamplingConfig(
+                max_tokens=generation_max_tokens,
+                temperature=generation_temperature,
+                top_p=generation_top_p,
+                n=generation_n,
+                seed=generation_seed,
+                stop=tuple(generation_stop),
+                json_schema=generation_json_schema or None,
+                options=generation_options,
+            ),
+            engine_device=engine_device,
+            engine_dtype=engine_dtype,
+            engine_options=engine_options,
+            output_uri=output_uri or None,
+            output_format=output_format,
+            output_overwrite=output_overwrite,
+        )
+        manifest = generating.generate(config, Path(prompts.path), Path(completions.path))
+        for name, value in reports.metrics(manifest).items():
+            metrics.log_metric(name, value)
+        Path(report.path).write_text(reports.markdown_report(manifest, Path(completions.path)))

@@ -1,0 +1,5 @@
+"""Pipelines: wiring, resources and retries of the components; no data logic."""
+
+from kfp_llm_batch.pipelines.batch_inference import batch_inference
+
+__all__ = ["batch_inference"]

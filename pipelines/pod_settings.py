@@ -1,0 +1,31 @@
+"""What every task of every pipeline gets: image, storage credentials, retries."""
+
+from kfp import dsl, kubernetes
+
+SECRET_KEYS = {"accesskey": "KFP_LLM_BATCH_S3_ACCESS_KEY", "secretkey": "KFP_LLM_BATCH_S3_SECRET_KEY"}
+"""Keys of Kubeflow's own object store secret, under names that the KFP launcher does not take for its own."""
+
+
+STORAGE_SECRET_NAME = "kfp-llm-batch-storage"
+
+
+def apply_pod_settings(task: dsl.PipelineTask, *, image: str, secret_name: str) -> None:
+    """Set image, optional credentials, retries and no caching on `task`.
+
+    Caching is off because an address does not tell whether the data behind it changed.
+    """
+    task.set_container_image(image)
+    task.set_caching_options(False)
+    task.set_retry(num_retries=2, backoff_duration="30s", backoff_factor=2.0)
+    kubernetes.use_secret_as_env(task, secret_name=secret_name, secret_key_to_env=SECRET_KEYS, optional=True)
+
+
+def limit_resources(task: dsl.PipelineTask, *, cpu: str, memory: str) -> None:
+    """Request and limit the same amounts, so that the pod is the last to be evicted."""
+    task.set_cpu_request(cpu).set_cpu_limit(cpu)
+    task.set_memory_request(memory).set_memory_limit(memory)
+
+
+def mount_shared_memory(task: dsl.PipelineTask) -> None:
+    """Replace the pod's 64 MiB of /dev/shm by memory that is only taken when used."""
+    kubernetes.empty_dir_mount(task, volume_name="shared-memory", mount_path="/dev/shm", medium="Memory")

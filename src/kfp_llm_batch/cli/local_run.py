@@ -1,0 +1,135 @@
+"""A compiled pipeline run on this machine through kfp.local, so that local and cluster share one path."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, TextIO
+
+import yaml
+
+from kfp_llm_batch import errors
+from kfp_llm_batch.cli.shipped import CompiledPipeline
+
+_INDENTATION = re.compile(r"^(    ){1,2}")
+"""The runner indents what a step prints, once or twice."""
+_COLOUR = re.compile(r"\x1b\[\d*m")
+_EXECUTOR_LINE = "[KFP Executor"
+_EXECUTOR_INPUT = "Got executor_input:"
+_ERROR_CLASSES = {
+    kind.__name__: kind
+    for kind in vars(errors).values()
+    if isinstance(kind, type) and issubclass(kind, errors.BatchError)
+}
+
+
+def run_pipeline(
+    pipeline: CompiledPipeline, arguments: dict[str, Any], *, in_docker: bool, keep: Path | None, verbose: bool
+) -> None:
+    """Run every step; a failing one ends the run with its own message.
+
+    Raises:
+        BatchError: Of the class that the failing step raised.
+    """
+    from kfp import components, local
+
+    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as temporary, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the runner warns of Kubernetes settings that mean nothing here
+        root = Path(keep or temporary).absolute()
+        runner = _docker_runner() if in_docker else local.SubprocessRunner(use_venv=False)
+        local.init(runner, pipeline_root=str(root), raise_on_error=True)
+        definition = Path(temporary) / "pipeline.yaml"
+        definition.write_text(yaml.safe_dump_all(_for_local_run(pipeline, arguments)), encoding="utf-8")
+        message = Path(temporary) / "message"
+        message.touch()
+        output = _StepOutput(sys.stderr, verbose=verbose)
+        with _local_conditions(message, verbose=verbose), contextlib.redirect_stdout(output):
+            try:
+                components.load_component_from_file(str(definition))(**arguments)
+            except RuntimeError as error:
+                raise _step_error(message.read_text(encoding="utf-8"), str(error)) from None
+
+
+def _docker_runner() -> Any:
+    from kfp import local
+
+    return local.DockerRunner(network_mode="host")
+
+
+def _for_local_run(pipeline: CompiledPipeline, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """The specification without retries, which would repeat a mistake three times, and with the image filled in."""
+    specification = deepcopy(pipeline.specification)
+    for task in specification["root"]["dag"]["tasks"].values():
+        task.pop("retryPolicy", None)
+    default = pipeline.inputs.get("runtime_image", {}).get("defaultValue")
+    image = arguments.get("runtime_image", default)
+    for executor in specification["deploymentSpec"]["executors"].values():
+        if executor["container"]["image"].startswith("{{"):
+            executor["container"]["image"] = image
+    return [specification, *pipeline.documents[1:]]
+
+
+@contextlib.contextmanager
+def _local_conditions(message: Path, *, verbose: bool) -> Iterator[None]:
+    """What the steps need to know of their surroundings, and what keeps the local runner from harm and noise."""
+    environment, executable = dict(os.environ), sys.executable
+    os.environ[errors.TERMINATION_LOG_VARIABLE] = str(message)
+    if sys.stderr.isatty():
+        os.environ["KFP_LLM_BATCH_TERMINAL"] = os.ttyname(sys.stderr.fileno())
+    # kfp.local replaces the text "python3" by sys.executable in everything it hands to a step, prompts included.
+    os.environ["PATH"] = f"{Path(executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    sys.executable = "python3"
+    logging.disable(logging.NOTSET if verbose else logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(logging.NOTSET)
+        sys.executable = executable
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def _step_error(message: str, runner_error: str) -> errors.BatchError:
+    kind, separator, text = message.partition(": ")
+    if separator and kind in _ERROR_CLASSES:
+        return _ERROR_CLASSES[kind](text)
+    return errors.BatchError(
+        f"A step ended without a message of its own: {_COLOUR.sub('', runner_error)}",
+        remedy="Its output is above; run again with --verbose to see everything.",
+    )
+
+
+class _StepOutput(io.TextIOBase):
+    """Passes on what the steps print, without what KFP prints around it: its own lines and a dump of all inputs."""
+
+    def __init__(self, target: TextIO, *, verbose: bool) -> None:
+        self._target = target
+        self._verbose = verbose
+        self._rest = ""
+        self._after_announcement = False
+        self._dump_end: str | None = None
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            if self._verbose or not self._is_noise(line):
+                print(_INDENTATION.sub("", line), file=self._target, flush=True)
+        return len(text)
+
+    def _is_noise(self, line: str) -> bool:
+        if self._dump_end is not None:
+            self._dump_end = None if line == self._dump_end else self._dump_end
+            return True
+        if line.strip() == "{" and self._after_announcement:
+            self._dump_end = line.replace("{", "}")
+        self._after_announcement = line.endswith(_EXECUTOR_INPUT)
+        return self._dump_end is not None or not line.strip(" -") or line.lstrip().startswith(_EXECUTOR_LINE)

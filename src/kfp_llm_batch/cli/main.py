@@ -1,0 +1,151 @@
+"""Entry point: each command is a function here, its work in a module of its own, imported when it is called."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kfp_llm_batch import __version__
+from kfp_llm_batch.errors import ResultError, exit_with_message
+from kfp_llm_batch.steps import configure_logging
+
+app = typer.Typer(
+    help="Batch LLM inference on CPU, as Kubeflow Pipelines components.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+class Runner(StrEnum):
+    """Where the steps of a local run execute."""
+
+    SUBPROCESS = "subprocess"
+    DOCKER = "docker"
+
+
+def main() -> None:
+    """Run the command line; errors that a user can mend are one message, without a traceback."""
+    with exit_with_message():
+        app()
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    configure_logging()
+
+
+@app.command()
+def run(
+    pipeline: Annotated[str, typer.Argument(help="Name of a shipped pipeline, or the path of a compiled one.")],
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Lists and objects as JSON.")
+    ] = None,
+    params: Annotated[Path | None, typer.Option(help="JSON or YAML file with parameters; -p wins.")] = None,
+    runner: Annotated[Runner, typer.Option(help="Steps as processes, or in containers of the runtime image.")] = (
+        Runner.SUBPROCESS
+    ),
+    keep: Annotated[Path | None, typer.Option(help="Folder that keeps prompts, completions and report.")] = None,
+    verbose: Annotated[bool, typer.Option(help="Show what Kubeflow's local runner says as well.")] = False,
+) -> None:
+    """Run a compiled pipeline here, through kfp.local.
+
+    Example: kfp-llm-batch run batch_inference -p dataset_uri=questions.jsonl -p 'prompt_template={{ question }}'
+    -p output_uri=results/first
+    """
+    from kfp_llm_batch.cli.local_run import run_pipeline
+    from kfp_llm_batch.cli.parameters import read_parameters
+    from kfp_llm_batch.cli.shipped import load_pipeline
+
+    loaded = load_pipeline(pipeline)
+    arguments = read_parameters(loaded, parameter or [], params)
+    run_pipeline(loaded, arguments, in_docker=runner is Runner.DOCKER, keep=keep, verbose=verbose)
+    if output_uri := arguments.get("output_uri"):
+        from kfp_llm_batch.cli.result_summary import print_summary
+
+        print_summary(str(output_uri))
+
+
+@app.command()
+def compile(
+    check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if a file would change.")] = False,
+    output: Annotated[Path | None, typer.Option(help="Write all files into this folder instead.")] = None,
+) -> None:
+    """Compile every shipped component and pipeline to its YAML.
+
+    Example: kfp-llm-batch compile --check
+    """
+    from kfp_llm_batch.cli.compilation import compile_all
+
+    compile_all(output, check=check)
+
+
+@app.command()
+def verify(uri: Annotated[str, typer.Argument(help="Address of a result: a folder, s3:// or gs://.")]) -> None:
+    """Re-read a whole result and audit it against its manifest; exit 3 with what is wrong.
+
+    Example: kfp-llm-batch verify s3://results/first
+    """
+    from kfp_llm_batch.results.audit import audit_result
+
+    report = audit_result(uri)
+    print(report.to_text())
+    if not report.ok:
+        raise ResultError("The result is not what its manifest says", received=uri)
+
+
+@app.command()
+def store(
+    folder: Annotated[Path, typer.Option(help="Where the objects are kept.")] = Path(".kfp-llm-batch-store"),
+    port: Annotated[int, typer.Option(help="Port of the S3 interface on 127.0.0.1.")] = 8333,
+    bucket: Annotated[str, typer.Option(help="Bucket to create.")] = "results",
+) -> None:
+    """Start the embedded object store (SeaweedFS) for local work and keep it running until Ctrl-C.
+
+    Example: kfp-llm-batch store --folder store
+    """
+    from kfp_llm_batch.cli.store import serve_store
+
+    serve_store(folder, port, bucket)
+
+
+@app.command()
+def doctor(
+    model_uri: Annotated[str, typer.Option(help="Model to plan for.")] = "demo://smollm2-135m-instruct",
+    rows: Annotated[int, typer.Option(help="Rows of the job to plan for.")] = 1000,
+    prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt.")] = 200,
+    max_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 256,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show what this machine or pod is, which engine settings follow, and why.
+
+    Example: kfp-llm-batch doctor --rows 10000 --max-tokens 128
+    """
+    from kfp_llm_batch.cli.doctor import print_report
+
+    print_report(model_uri, rows=rows, prompt_tokens=prompt_tokens, max_tokens=max_tokens, as_json=as_json)
+
+
+@app.command()
+def demo(
+    folder: Annotated[Path, typer.Option(help="Where dataset and store are kept.")] = Path(".demo"),
+) -> None:
+    """Run batch_inference on a few hundred generated questions with real vLLM and the embedded store.
+
+    Example: kfp-llm-batch demo
+    """
+    from kfp_llm_batch.cli.demo import run_demo
+
+    run_demo(folder)

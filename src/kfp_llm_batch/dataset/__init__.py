@@ -1,0 +1,1 @@
+"""From a dataset anywhere to rendered prompts in Arrow."""

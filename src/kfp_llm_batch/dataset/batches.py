@@ -1,0 +1,137 @@
+"""What every kind of source hands on: a schema known before the first row, and bounded Arrow batches."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+
+from kfp_llm_batch.errors import BatchError, DataError
+
+BATCH_ROWS = 1_000
+BATCH_BYTES = 8 * 2**20
+
+# The IPC file format knows one dictionary per column and Parquet no views: plain types are carried instead.
+_PLAIN_TYPES = {pa.null(): pa.string(), pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFile:
+    """A local file to read."""
+
+    path: Path
+    name: str
+    """How messages call it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceBatch:
+    """Consecutive rows of a source."""
+
+    table: pa.RecordBatch
+    faults: Mapping[int, str] = field(default_factory=dict)
+    """Rows (by position in the batch) whose text had to be repaired, with the reason."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSource:
+    """An opened dataset."""
+
+    format: str
+    revision: str | None
+    schema: pa.Schema
+    batches: Callable[[], Iterator[SourceBatch]]
+
+
+@contextlib.contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Turn whatever a reader raises about the data of `name` into a DataError."""
+    try:
+        yield
+    except BatchError:
+        raise
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{name} cannot be read: {first_line(error)}",
+            remedy="Check that the file is whole, and that dataset_format says what it is.",
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """The start of a library's message, fit for one line of ours."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300].rstrip(". ")
+
+
+def limited(batches: Iterator[SourceBatch], limit: int | None) -> Iterator[SourceBatch]:
+    """The first `limit` rows; nothing behind them is read."""
+    remaining = limit
+    for batch in batches:
+        if remaining is None or batch.table.num_rows < remaining:
+            yield batch
+            remaining = None if remaining is None else remaining - batch.table.num_rows
+            continue
+        faults = {index: text for index, text in batch.faults.items() if index < remaining}
+        yield SourceBatch(table=batch.table.slice(0, remaining), faults=faults)
+        return
+
+
+def slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    """Cut a batch so that no slice has more than BATCH_ROWS rows or, rows being alike, BATCH_BYTES bytes."""
+    fit = BATCH_BYTES * batch.num_rows // max(batch.nbytes, 1)
+    rows = max(1, min(BATCH_ROWS, fit))
+    for start in range(0, batch.num_rows, rows):
+        yield batch.slice(start, rows)
+
+
+def carried_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema with plain types and without the metadata of other tools."""
+    return pa.schema([pa.field(column.name, _carried_type(column.type)) for column in schema])
+
+
+def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> SourceBatch:
+    """Bring a batch to `schema`; absent columns are null, and invalid UTF-8 is replaced and reported."""
+    columns: list[pa.Array] = []
+    faults: dict[int, str] = {}
+    for wanted in schema:
+        if wanted.name not in batch.schema.names:
+            columns.append(pa.nulls(batch.num_rows, wanted.type))
+            continue
+        column, broken = _valid_text(batch.column(wanted.name))
+        faults |= dict.fromkeys(broken, f"column {wanted.name!r} holds bytes that are not UTF-8")
+        columns.append(column if column.type == wanted.type else column.cast(wanted.type))
+    return SourceBatch(table=record_batch(columns, batch.num_rows, schema), faults=faults)
+
+
+def record_batch(columns: list[pa.Array], num_rows: int, schema: pa.Schema) -> pa.RecordBatch:
+    """A batch of `schema`, which may have no columns at all."""
+    if columns:
+        return pa.RecordBatch.from_arrays(columns, schema=schema)
+    # Arrow drops the number of rows of a batch without columns; a struct array keeps it.
+    return pa.RecordBatch.from_struct_array(pa.array([{}] * num_rows, pa.struct([])))
+
+
+def _valid_text(column: pa.Array) -> tuple[pa.Array, list[int]]:
+    """The column with U+FFFD in place of invalid bytes, and the positions where that was needed."""
+    try:
+        column.validate(full=True)
+    except pa.ArrowInvalid:
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise
+    else:
+        return column, []
+    values = column.cast(pa.large_binary()).to_pylist()
+    texts = [value and value.decode(errors="replace") for value in values]
+    broken = [index for index, text in enumerate(texts) if text and text.encode() != values[index]]
+    return pa.array([text if text is None else str(text) for text in texts], column.type), broken
+
+
+def _carried_type(kind: pa.DataType) -> pa.DataType:
+    if isinstance(kind, pa.BaseExtensionType):
+        kind = kind.storage_type
+    if pa.types.is_dictionary(kind):
+        kind = kind.value_type
+    return _PLAIN_TYPES.get(kind, kind)

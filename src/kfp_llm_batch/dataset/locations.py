@@ -1,0 +1,183 @@
+"""Where the files of a dataset lie, and how they come onto the local disk."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+import requests
+import tenacity
+
+from kfp_llm_batch.dataset.batches import DataFile, first_line
+from kfp_llm_batch.errors import ConfigurationError, StorageError
+from kfp_llm_batch.storage.object_store import open_store
+from kfp_llm_batch.storage.uris import redact, split_uri
+
+_CONNECT_SECONDS, _READ_SECONDS = 10, 60
+_ATTEMPTS = 4
+_RETRIED = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listing:
+    """The files that an address names, before any of them is fetched."""
+
+    names: tuple[str, ...]
+    """Relative to the address' folder, sorted."""
+    is_folder: bool
+    """The address names a folder, where files of no known kind are passed over."""
+    fetch: Callable[[str], DataFile]
+
+
+def list_files(uri: str, working_folder: Path) -> Listing:
+    """List the files that `uri` names; those that are not local are fetched into `working_folder`.
+
+    Raises:
+        ConfigurationError: There is nothing.
+        StorageError: A store or a server did not answer.
+    """
+    scheme, rest = split_uri(uri)
+    if scheme == "file":
+        return _local(uri, Path(rest))
+    if scheme.startswith("http"):
+        return _web(uri, working_folder)
+    return _stored(uri, scheme, rest, working_folder)
+
+
+def digest(files: list[DataFile]) -> str:
+    """What was read: the SHA-256 of the files' SHA-256, in order."""
+    whole = hashlib.sha256()
+    for file in files:
+        with file.path.open("rb") as stream:
+            whole.update(hashlib.file_digest(stream, "sha256").digest())
+    return f"sha256:{whole.hexdigest()}"
+
+
+def _local(uri: str, path: Path) -> Listing:
+    if path.is_file():
+        return Listing(names=(path.name,), is_folder=False, fetch=_local_fetch(path.parent))
+    if path.is_dir():
+        return _checked(uri, Listing(names=_walk(path), is_folder=True, fetch=_local_fetch(path)))
+    root, pattern = _split_wildcard(path.as_posix())
+    if pattern is None:
+        raise ConfigurationError(f"{uri} does not exist", remedy="Check dataset_uri and what is mounted.")
+    names = tuple(name for name in _walk(Path(root)) if pattern.fullmatch(name))
+    return _checked(uri, Listing(names=names, is_folder=False, fetch=_local_fetch(Path(root))))
+
+
+def _walk(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
+
+
+def _local_fetch(folder: Path) -> Callable[[str], DataFile]:
+    return lambda name: DataFile(path=folder / name, name=str(folder / name))
+
+
+def _stored(uri: str, scheme: str, rest: str, working_folder: Path) -> Listing:
+    root, pattern = _split_wildcard(rest)
+    prefix = ""
+    if pattern is None:
+        root, _, prefix = rest.rstrip("/").rpartition("/")
+        root, prefix = (root, prefix) if root else (prefix, "")
+    store = open_store(f"{scheme}://{root}")
+    names = tuple(entry.key for entry in store.list(prefix) if not entry.key.endswith("/"))
+
+    def fetch(name: str) -> DataFile:
+        path = _inside(working_folder, name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        store.download(name, path)
+        return DataFile(path=path, name=f"{scheme}://{root}/{name}")
+
+    if pattern is not None:
+        names, is_folder = tuple(filter(pattern.fullmatch, names)), False
+    elif prefix in names:
+        names, is_folder = (prefix,), False
+    else:
+        names, is_folder = tuple(name for name in names if name.startswith(f"{prefix}/" if prefix else "")), True
+    return _checked(uri, Listing(names=names, is_folder=is_folder, fetch=fetch))
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ConfigurationError("An object's key leaves its folder", received=name, remedy="Rename the object.")
+    return path
+
+
+def _split_wildcard(path: str) -> tuple[str, re.Pattern[str] | None]:
+    """The folder before the first wildcard, and what names below it must match; `*` stays within a folder."""
+    start = re.search(r"[*?\[]", path)
+    if start is None:
+        return path, None
+    root, slash, _ = path[: start.start()].rpartition("/")
+    tokens = re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", path[len(root + slash) :])
+    meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    kept = [token if len(token) > 1 and token[0] == "[" else meaning.get(token) or re.escape(token) for token in tokens]
+    return root or ("/" if slash else "."), re.compile("".join(kept).replace("[!", "[^"))
+
+
+def _checked(uri: str, listing: Listing) -> Listing:
+    if listing.names:
+        return listing
+    what = "is an empty folder, or there is nothing" if listing.is_folder else "matches no file"
+    raise ConfigurationError(f"{redact(uri)} {what}", remedy="Check dataset_uri: names are case-sensitive.")
+
+
+def _web(uri: str, working_folder: Path) -> Listing:
+    name = PurePosixPath(unquote(urlsplit(uri).path)).name or "data"
+
+    def fetch(name: str) -> DataFile:
+        path = working_folder / name
+        _download(uri, path)
+        return DataFile(path=path, name=redact(uri))
+
+    return Listing(names=(name,), is_folder=False, fetch=fetch)
+
+
+class _ServerBusyError(Exception):
+    """The server answered 429 or 5xx."""
+
+
+def _download(uri: str, path: Path) -> None:
+    retrying = tenacity.Retrying(
+        stop=tenacity.stop_after_attempt(_ATTEMPTS),
+        wait=tenacity.wait_random_exponential(multiplier=0.5, max=10),
+        retry=tenacity.retry_if_exception_type((*_RETRIED, _ServerBusyError)),
+        reraise=True,
+    )
+    try:
+        retrying(_download_once, uri, path)
+    except _ServerBusyError as error:
+        raise StorageError(f"{redact(uri)} was not answered: {error}", remedy="Retry later.") from error
+    except requests.RequestException as error:
+        # The library's text may repeat the address with its token.
+        raise StorageError(
+            f"{redact(uri)} cannot be fetched: {type(error).__name__}", remedy="Check the address and the network."
+        ) from None
+    except OSError as error:
+        raise StorageError(f"The working folder cannot hold {redact(uri)}: {first_line(error)}") from error
+
+
+def _download_once(uri: str, path: Path) -> None:
+    with requests.get(uri, stream=True, timeout=(_CONNECT_SECONDS, _READ_SECONDS)) as response:
+        if response.status_code == 429 or response.status_code >= 500:
+            raise _ServerBusyError(f"HTTP {response.status_code}")
+        _check_status(uri, response.status_code)
+        with path.open("wb") as file:
+            for chunk in _chunks(response):
+                file.write(chunk)
+
+
+def _check_status(uri: str, status: int) -> None:
+    if status in (404, 410):
+        raise ConfigurationError(f"{redact(uri)} does not exist (HTTP {status})", remedy="Check dataset_uri.")
+    if status >= 400:
+        raise StorageError(f"{redact(uri)} was refused (HTTP {status})", remedy="Check that the address is readable.")
+
+
+def _chunks(response: requests.Response) -> Iterator[bytes]:
+    yield from response.iter_content(2**20)

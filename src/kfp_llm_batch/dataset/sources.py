@@ -1,0 +1,187 @@
+"""From a dataset's address to a stream of Arrow batches."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from kfp_llm_batch.dataset.batches import DataFile, DatasetSource, limited
+from kfp_llm_batch.dataset.columnar_readers import columnar_batches, columnar_schema, decompressed
+from kfp_llm_batch.dataset.config import FORMATS, DatasetConfig
+from kfp_llm_batch.dataset.json_reader import (
+    OPENAI_SCHEMA,
+    JsonRow,
+    json_batches,
+    json_rows,
+    json_schema,
+    looks_like_openai,
+    openai_batches,
+)
+from kfp_llm_batch.dataset.locations import Listing, digest, list_files
+from kfp_llm_batch.dataset.text_readers import SUFFIXES, csv_batches, csv_schema
+from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.storage.uris import redact, split_uri
+
+EXTENSIONS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+}
+_DELIMITERS = {"csv": ",", "tsv": "\t"}
+_SAVED_MARKERS = ("state.json", "dataset_dict.json")
+
+
+def open_dataset(config: DatasetConfig, working_folder: Path) -> DatasetSource:
+    """Open the dataset; files that are not local are fetched into `working_folder`, which must outlive the source.
+
+    Raises:
+        ConfigurationError: There is no such dataset, or its format is unknown or mixed.
+        DataError: The data cannot be read.
+        StorageError: A store or a server did not answer.
+    """
+    source = _open(config, working_folder)
+    return dataclasses.replace(source, batches=lambda: limited(source.batches(), config.limit))
+
+
+def _open(config: DatasetConfig, working_folder: Path) -> DatasetSource:
+    if split_uri(config.uri)[0] == "hf":
+        # Importing the library costs more than a second, which reading files need not wait for.
+        from kfp_llm_batch.dataset.hub import open_hub_dataset
+
+        return open_hub_dataset(config)
+    listing = list_files(config.uri, working_folder)
+    if _is_saved(config, listing):
+        return _open_saved(config, listing)
+    if config.split is not None:
+        raise ConfigurationError(
+            f"{redact(config.uri)} has no splits",
+            received=config.split,
+            remedy="Leave out dataset_split, or name the split's file in dataset_uri.",
+        )
+    format_name, names = _format_and_names(config, listing)
+    return _open_files(config, format_name, [listing.fetch(name) for name in names])
+
+
+def _is_saved(config: DatasetConfig, listing: Listing) -> bool:
+    return config.format == "saved" or (config.format == "auto" and _saved_marker(listing) is not None)
+
+
+def _saved_marker(listing: Listing) -> str | None:
+    """The marker file's name relative to the listing, if the listing is a folder of `save_to_disk`."""
+    names = {PurePosixPath(name) for name in listing.names} if listing.is_folder else set()
+    return next((str(name) for name in sorted(names) if name.name in _SAVED_MARKERS and _is_top(name, names)), None)
+
+
+def _is_top(name: PurePosixPath, names: set[PurePosixPath]) -> bool:
+    return all(name.parent in other.parents for other in names)
+
+
+def _open_saved(config: DatasetConfig, listing: Listing) -> DatasetSource:
+    from kfp_llm_batch.dataset.hub import open_saved_dataset
+
+    marker = _saved_marker(listing)
+    if marker is None:
+        raise ConfigurationError(
+            f"{redact(config.uri)} is not a folder that datasets.save_to_disk wrote", allowed=_SAVED_MARKERS
+        )
+    files = {name: listing.fetch(name) for name in listing.names}
+    data = [file for name, file in files.items() if name.endswith(".arrow")]
+    return open_saved_dataset(config, files[marker].path.parent, digest(data))
+
+
+def _format_and_names(config: DatasetConfig, listing: Listing) -> tuple[str, list[str]]:
+    """The one format of the files, and which of them to read."""
+    names = [name for name in listing.names if not (listing.is_folder and _is_hidden(name))]
+    known = {name: format_name for name in names if (format_name := _format_of(name))}
+    if config.format != "auto":
+        wanted = "jsonl" if config.format == "openai" else config.format
+        matching = [name for name, format_name in known.items() if format_name == wanted]
+        return config.format, matching if listing.is_folder and matching else names
+    unknown = [name for name in names if name not in known]
+    if not known or (unknown and not listing.is_folder):
+        raise ConfigurationError(
+            f"{redact(config.uri)}: no extension says what format the data has",
+            received=", ".join(unknown[:3]),
+            allowed=[*EXTENSIONS, *SUFFIXES],
+            remedy=f"Set dataset_format to one of {', '.join(FORMATS[1:])}.",
+        )
+    _check_one_format(config, known)
+    return next(iter(known.values())), list(known)
+
+
+def _check_one_format(config: DatasetConfig, known: dict[str, str]) -> None:
+    if len(set(known.values())) > 1:
+        examples = {format_name: name for name, format_name in reversed(known.items())}
+        raise ConfigurationError(
+            f"{redact(config.uri)} holds files of several formats",
+            received=dict(sorted(examples.items())),
+            remedy="Choose some with a wildcard, as in folder/*.jsonl, or set dataset_format.",
+        )
+
+
+def _is_hidden(name: str) -> bool:
+    """Such as `_SUCCESS` and `.part-0.crc`, which other tools leave beside data."""
+    return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
+
+
+def _format_of(name: str) -> str | None:
+    suffixes = [suffix for suffix in PurePosixPath(name).suffixes if suffix not in SUFFIXES]
+    return EXTENSIONS.get(suffixes[-1].lower()) if suffixes else None
+
+
+def _open_files(config: DatasetConfig, format_name: str, files: list[DataFile]) -> DatasetSource:
+    if format_name in _DELIMITERS:
+        return _csv_source(format_name, files)
+    if format_name in ("parquet", "arrow"):
+        return _columnar_source(format_name, files)
+    return _json_source(config, format_name, files)
+
+
+def _csv_source(format_name: str, files: list[DataFile]) -> DatasetSource:
+    delimiter = _DELIMITERS[format_name]
+    schema = csv_schema(files, delimiter)
+    return DatasetSource(
+        format=format_name,
+        revision=digest(files),
+        schema=schema,
+        batches=lambda: csv_batches(files, schema, delimiter),
+    )
+
+
+def _columnar_source(format_name: str, files: list[DataFile]) -> DatasetSource:
+    plain = [decompressed(file) for file in files]
+    schema = columnar_schema(plain, format_name)
+    return DatasetSource(
+        format=format_name,
+        revision=digest(files),
+        schema=schema,
+        batches=lambda: columnar_batches(plain, schema, format_name),
+    )
+
+
+def _json_source(config: DatasetConfig, format_name: str, files: list[DataFile]) -> DatasetSource:
+    def rows() -> Iterator[JsonRow]:
+        return itertools.islice(json_rows(files, format_name), config.limit)
+
+    if format_name == "openai" or (_may_be_openai(config, format_name) and looks_like_openai(rows())):
+        return DatasetSource(
+            format="openai", revision=digest(files), schema=OPENAI_SCHEMA, batches=lambda: openai_batches(rows())
+        )
+    schema = json_schema(rows())
+    return DatasetSource(
+        format=format_name, revision=digest(files), schema=schema, batches=lambda: json_batches(rows(), schema)
+    )
+
+
+def _may_be_openai(config: DatasetConfig, format_name: str) -> bool:
+    """Where the user says how to make prompts, columns of these names are columns like others."""
+    told = config.prompt_template is not None or config.messages_column is not None
+    return config.format == "auto" and format_name == "jsonl" and not told

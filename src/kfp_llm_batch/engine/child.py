@@ -1,0 +1,85 @@
+"""The engine's process: `python -m kfp_llm_batch.engine.child FILE_DESCRIPTOR`, started by `EngineProcess`."""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection
+
+from kfp_llm_batch.engine.messages import (
+    Engine,
+    EngineFailed,
+    EngineReady,
+    EngineSpecification,
+    FinishedRequest,
+    GenerationRequest,
+)
+from kfp_llm_batch.errors import ConfigurationError
+
+Inbox = queue.SimpleQueue[GenerationRequest | None]
+"""Requests in their order; None when the parent has closed its side."""
+
+
+def serve(connection: Connection) -> None:
+    """Load the engine that the first message asks for, then answer requests until the parent hangs up."""
+    specification: EngineSpecification = connection.recv()
+    started = time.monotonic()
+    engine = _load(specification)
+    connection.send(EngineReady(load_seconds=time.monotonic() - started, versions=engine.versions))
+    inbox: Inbox = queue.SimpleQueue()
+    # A thread of its own empties the socket, so that the parent never blocks in send while this side blocks in send.
+    threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+    while _take_requests(engine, inbox, connection):
+        if finished := engine.step():
+            connection.send(finished)
+
+
+def _load(specification: EngineSpecification) -> Engine:
+    if specification.kind == "echo":
+        from kfp_llm_batch.engine.echo import EchoEngine
+
+        return EchoEngine()
+    from kfp_llm_batch.engine.vllm_engine import VllmEngine
+
+    return VllmEngine(specification.model_path, specification.arguments)
+
+
+def _receive(connection: Connection, inbox: Inbox) -> None:
+    try:
+        while True:
+            for request in connection.recv():
+                inbox.put(request)
+    except (EOFError, OSError):
+        inbox.put(None)
+
+
+def _take_requests(engine: Engine, inbox: Inbox, connection: Connection) -> bool:
+    """Add all waiting requests; wait for one when the engine is idle. False when the parent has gone."""
+    while not (engine.has_unfinished() and inbox.empty()):
+        request = inbox.get()
+        if request is None:
+            return False
+        try:
+            engine.add(request)
+        except ValueError as error:
+            connection.send([FinishedRequest(request_id=request.request_id, refusal=str(error))])
+    return True
+
+
+def main() -> None:
+    """Serve the connection whose file descriptor is the first argument."""
+    connection = Connection(int(sys.argv[1]))
+    try:
+        serve(connection)
+    except ConfigurationError as error:
+        connection.send(EngineFailed(message=str(error), is_configuration=True))
+    except Exception as error:
+        # The parent shows this one line; the traceback goes to the engine's log.
+        connection.send(EngineFailed(message=f"{type(error).__name__}: {error}"))
+        raise
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""The parent's handle on the engine's process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Self
+
+from kfp_llm_batch.engine.messages import (
+    EngineFailed,
+    EngineReady,
+    EngineSpecification,
+    FinishedRequest,
+    GenerationRequest,
+)
+from kfp_llm_batch.errors import ConfigurationError, EngineError
+
+_LOG_TAIL_LINES = 12
+_SHUTDOWN_SECONDS = 10
+
+
+class EngineProcess:
+    """Starts the engine in a process of its own, so that its crash or kill is an event and not our end.
+
+    Use as a context manager; leaving it ends the process.
+
+    Args:
+        specification: What to load.
+        environment: Variables that must be there before the interpreter starts, such as OMP_NUM_THREADS.
+    """
+
+    def __init__(self, specification: EngineSpecification, environment: dict[str, str]) -> None:
+        self._specification = specification
+        self._environment = environment
+
+    def __enter__(self) -> Self:
+        self._log = tempfile.NamedTemporaryFile(prefix="engine-", suffix=".log")
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "kfp_llm_batch.engine.child", str(theirs.fileno())],
+                pass_fds=[theirs.fileno()],
+                env={**os.environ, **self._environment},
+                stdin=subprocess.DEVNULL,
+                stdout=self._log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self._connection = Connection(ours.detach())
+        self._connection.send(self._specification)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._connection.close()
+        try:
+            self._process.wait(_SHUTDOWN_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._log.close()
+
+    def wait_until_ready(self) -> EngineReady:
+        """Block until the weights are loaded.
+
+        Raises:
+            EngineError: The engine could not start; the message holds the end of its log.
+        """
+        message = self._receive()
+        if not isinstance(message, EngineReady):
+            raise EngineError("The engine sent an answer before it was ready")
+        return message
+
+    def submit(self, requests: list[GenerationRequest]) -> None:
+        """Hand over requests without waiting for their answers."""
+        try:
+            self._connection.send(requests)
+        except OSError:
+            raise self._ended() from None
+
+    def receive(self, timeout_seconds: float) -> list[FinishedRequest]:
+        """Requests that have finished; none when the time is over before one has.
+
+        Raises:
+            EngineError: The engine's process failed or ended.
+        """
+        if not self._connection.poll(timeout_seconds):
+            return []
+        message = self._receive()
+        if not isinstance(message, list):
+            raise EngineError("The engine said twice that it is ready")
+        return message
+
+    def _receive(self) -> EngineReady | list[FinishedRequest]:
+        try:
+            message: EngineReady | EngineFailed | list[FinishedRequest] = self._connection.recv()
+        except (EOFError, OSError):
+            raise self._ended() from None
+        if isinstance(message, EngineFailed) and message.is_configuration:
+            raise ConfigurationError(message.message)
+        if isinstance(message, EngineFailed):
+            self._process.wait(_SHUTDOWN_SECONDS)  # its traceback is then whole in the log
+            raise EngineError(
+                f"The engine failed: {message.message}", remedy=f"The end of its log:\n{self._log_tail()}"
+            )
+        return message
+
+    def _ended(self) -> EngineError:
+        code = self._process.wait()
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        hint = "Most often the pod's memory limit was reached: raise resources_memory. " if code == -9 else ""
+        return EngineError(f"The engine's process {how}", remedy=f"{hint}The end of its log:\n{self._log_tail()}")
+
+    def _log_tail(self) -> str:
+        lines = Path(self._log.name).read_text(encoding="utf-8", errors="replace").splitlines()
+        return "\n".join(lines[-_LOG_TAIL_LINES:])

@@ -1,0 +1,1 @@
+"""From prompts to a local folder with a result."""

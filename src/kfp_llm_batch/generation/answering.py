@@ -1,0 +1,109 @@
+"""The loop between prompts, engine and parts: requests stay in flight while finished rows are written."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+from kfp_llm_batch.engine.messages import GenerationRequest
+from kfp_llm_batch.engine.process import EngineProcess
+from kfp_llm_batch.generation.answers import PendingAnswer, invalid_completion
+from kfp_llm_batch.generation.parts import PartWriter
+from kfp_llm_batch.generation.preparation import PreparedRow
+from kfp_llm_batch.generation.progress import LINE_SECONDS, ProgressReport
+
+ROWS_PER_WINDOW = 4096
+"""Rows that are ordered and searched for duplicates together; bounds memory, not the engine."""
+PREFIX_TOKENS = 128
+"""One block of the key-value cache: a shorter shared beginning cannot be reused."""
+
+
+def pending_answers(batches: Iterable[list[PreparedRow]], writer: PartWriter) -> Iterator[PendingAnswer]:
+    """Answers to be generated, in the order that serves the engine; invalid rows go to the writer at once."""
+    rows = (row for batch in batches for row in batch)
+    while window := list(islice(rows, ROWS_PER_WINDOW)):
+        for row in window:
+            if row.fault:
+                writer.add(row.row, invalid_completion(row))
+        yield from _in_engine_order(_without_duplicates(row for row in window if not row.fault))
+
+
+def _without_duplicates(rows: Iterable[PreparedRow]) -> list[PendingAnswer]:
+    answers: dict[str, PendingAnswer] = {}
+    for row in rows:
+        if row.request_key in answers:
+            answers[row.request_key].rows.append(row)
+        else:
+            answers[row.request_key] = PendingAnswer(rows=[row])
+    return list(answers.values())
+
+
+def _in_engine_order(answers: list[PendingAnswer]) -> list[PendingAnswer]:
+    """Prompts with a common first block one after the other, the largest such groups first; else the longest first.
+
+    Long prompts first leave short ones for the end, when the batch empties.
+    """
+
+    def prefix(answer: PendingAnswer) -> tuple[int, ...]:
+        return tuple(answer.rows[0].token_ids[:PREFIX_TOKENS])
+
+    sizes = Counter(prefix(answer) for answer in answers)
+
+    def place(answer: PendingAnswer) -> tuple[int, tuple[int, ...], int]:
+        beginning = prefix(answer)
+        shared = sizes[beginning]
+        return -shared, beginning if shared > 1 else (), -len(answer.rows[0].token_ids)
+
+    return sorted(answers, key=place)
+
+
+class AnswerLoop:
+    """Feeds the engine continuously and hands finished rows to the writer.
+
+    Args:
+        engine: A running engine.
+        writer: Takes finished rows.
+        progress: Told of finished rows.
+        max_in_flight: Most requests handed to the engine and not yet answered.
+    """
+
+    def __init__(
+        self, *, engine: EngineProcess, writer: PartWriter, progress: ProgressReport, max_in_flight: int
+    ) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._progress = progress
+        self._max_in_flight = max_in_flight
+        self._in_flight: dict[int, tuple[PendingAnswer, int]] = {}
+        self._next_id = 0
+
+    def run(self, answers: Iterator[PendingAnswer]) -> None:
+        """Answer everything; never drains the engine while rows are left."""
+        while True:
+            if requests := list(self._next_requests(answers)):
+                self._engine.submit(requests)
+            if not self._in_flight:
+                return
+            self._progress.add(0, 0)
+            for finished in self._engine.receive(timeout_seconds=LINE_SECONDS):
+                answer, sample = self._in_flight.pop(finished.request_id)
+                if answer.add(sample, finished):
+                    self._write(answer)
+
+    def _next_requests(self, answers: Iterator[PendingAnswer]) -> Iterator[GenerationRequest]:
+        while len(self._in_flight) < self._max_in_flight and (answer := next(answers, None)):
+            for sample in range(answer.samples):
+                self._in_flight[self._next_id] = (answer, sample)
+                yield GenerationRequest(
+                    request_id=self._next_id,
+                    token_ids=answer.rows[0].token_ids,
+                    sampling=answer.sampling(sample),
+                )
+                self._next_id += 1
+
+    def _write(self, answer: PendingAnswer) -> None:
+        for row, completion in answer.completions():
+            self._writer.add(row, completion)
+            self._progress.add(1, 0)
+        self._progress.add(0, sum(output.num_tokens for output in answer.outputs.values()))

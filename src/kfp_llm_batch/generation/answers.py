@@ -1,0 +1,95 @@
+"""From the engine's outputs, one per sample, to the columns of a finished row."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from kfp_llm_batch.engine.messages import FinishedRequest, GenerationOutput
+from kfp_llm_batch.generation.identity import sample_seed
+from kfp_llm_batch.generation.preparation import PreparedRow
+
+
+@dataclass(kw_only=True)
+class PendingAnswer:
+    """An answer being generated, and the rows that wait for it: one, or several identical ones."""
+
+    rows: list[PreparedRow]
+    outputs: dict[int, GenerationOutput] = field(default_factory=dict)
+    refusal: str | None = None
+
+    @property
+    def samples(self) -> int:
+        """How many outputs make it complete."""
+        return int(self.rows[0].sampling["n"])
+
+    def sampling(self, sample: int) -> dict[str, Any]:
+        """What the engine gets for one sample: its own seed, and no more tokens than the context leaves."""
+        row = self.rows[0]
+        values = {name: value for name, value in row.sampling.items() if name not in ("n", "seed")}
+        values["max_tokens"] = min(values["max_tokens"], row.room)
+        if "seed" in row.sampling:
+            values["seed"] = sample_seed(row.sampling["seed"], row.request_key, sample)
+        return values
+
+    def add(self, sample: int, finished: FinishedRequest) -> bool:
+        """Take one sample's outcome; True when the answer is complete."""
+        if finished.output is None:
+            self.refusal = finished.refusal
+            finished_output = GenerationOutput(text="", finish_reason="error", num_tokens=0)
+            self.outputs[sample] = finished_output
+        else:
+            self.outputs[sample] = finished.output
+        return len(self.outputs) == self.samples
+
+    def completions(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Each waiting row's number and columns."""
+        for row in self.rows:
+            yield row.row, _refused(row, self.refusal) if self.refusal else self._answered(row)
+
+    def _answered(self, row: PreparedRow) -> dict[str, Any]:
+        outputs = [self.outputs[sample] for sample in range(self.samples)]
+        cut = any(output.finish_reason == "length" for output in outputs)
+        by_context = row.room < row.sampling["max_tokens"]
+        return {
+            "row_id": row.row_id,
+            "request_key": row.request_key,
+            "status": "truncated" if cut else "ok",
+            "completion": outputs[0].text,
+            "outputs": [dataclasses.asdict(output) for output in outputs],
+            "finish_reason": outputs[0].finish_reason,
+            "truncated_by": ("context" if by_context else "max_tokens") if cut else None,
+            "num_prompt_tokens": len(row.token_ids),
+            "num_completion_tokens": sum(output.num_tokens for output in outputs),
+            "seed": self.sampling(0).get("seed"),
+            "error": None,
+        }
+
+
+def invalid_completion(row: PreparedRow) -> dict[str, Any]:
+    """Columns of a row that was found invalid before generation."""
+    assert row.fault is not None
+    code, message = row.fault
+    return _failure(row, "invalid", code, message)
+
+
+def _refused(row: PreparedRow, message: str | None) -> dict[str, Any]:
+    return _failure(row, "failed", "engine_refused", message or "")
+
+
+def _failure(row: PreparedRow, status: str, code: str, message: str) -> dict[str, Any]:
+    return {
+        "row_id": row.row_id,
+        "request_key": row.request_key,
+        "status": status,
+        "completion": None,
+        "outputs": None,
+        "finish_reason": None,
+        "truncated_by": None,
+        "num_prompt_tokens": len(row.token_ids) or None,
+        "num_completion_tokens": 0,
+        "seed": None,
+        "error": {"code": code, "message": message},
+    }

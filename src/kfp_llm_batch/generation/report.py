@@ -1,0 +1,72 @@
+"""What the Kubeflow UI shows of a generation: metrics and a short Markdown report."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from kfp_llm_batch.manifests import ResultManifest
+
+SAMPLE_ROWS = 5
+SAMPLE_CHARACTERS = 600
+
+_MARKDOWN_OR_HTML = re.compile(r"[^\w\s.,;:?'%/$=-]", re.ASCII)
+
+
+def metrics(manifest: ResultManifest) -> dict[str, float]:
+    """Finite numbers by name; the Kubeflow UI refuses others."""
+    statuses = {f"rows_{status}": count for status, count in manifest.rows_by_status.items()}
+    seconds = manifest.timings_seconds.get("generate", 0.0)
+    values = {
+        "rows": manifest.rows_out,
+        **statuses,
+        "prompt_tokens": manifest.num_prompt_tokens,
+        "completion_tokens": manifest.num_completion_tokens,
+        "completion_tokens_per_second": manifest.num_completion_tokens / seconds if seconds else 0.0,
+        **{f"{name}_seconds": value for name, value in manifest.timings_seconds.items()},
+    }
+    return {name: float(value) for name, value in values.items() if math.isfinite(value)}
+
+
+def markdown_report(manifest: ResultManifest, folder: Path) -> str:
+    """Counts, the first answers and the first failures; nothing that the model wrote can act as markup."""
+    counts = "\n".join(f"| {name} | {value:,.10g} |" for name, value in metrics(manifest).items())
+    answers = "\n".join(_answer_line(row) for row in _first_rows(folder, [part.path for part in manifest.parts]))
+    failures = "\n".join(_failure_line(row) for row in _first_rows(folder, [part.path for part in manifest.errors]))
+    sections = [
+        f"# Completions by {escape(str(manifest.model.get('uri')))}",
+        f"| metric | value |\n|---|---|\n{counts}",
+        f"## First answers\n\n| row | status | answer |\n|---|---|---|\n{answers}",
+    ]
+    if failures:
+        sections.append(f"## First rows without an answer\n\n| row | code | message |\n|---|---|---|\n{failures}")
+    return "\n\n".join(sections) + "\n"
+
+
+def escape(text: str) -> str:
+    """Text as character references wherever Markdown or HTML could see syntax; line ends become spaces."""
+    shortened = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " ..."
+    return _MARKDOWN_OR_HTML.sub(lambda match: f"&#{ord(match[0])};", " ".join(shortened.split())).replace("_", "&#95;")
+
+
+def _first_rows(folder: Path, names: list[str]) -> list[dict[str, object]]:
+    if not names:
+        return []
+    batches = pq.ParquetFile(folder / names[0]).iter_batches(
+        SAMPLE_ROWS, columns=["row_id", "status", "completion", "error"]
+    )
+    rows: list[dict[str, object]] = next(batches).to_pylist()
+    return rows
+
+
+def _answer_line(row: dict[str, object]) -> str:
+    return f"| {escape(str(row['row_id']))} | {row['status']} | {escape(str(row['completion'] or ''))} |"
+
+
+def _failure_line(row: dict[str, object]) -> str:
+    error = row["error"]
+    assert isinstance(error, dict)
+    return f"| {escape(str(row['row_id']))} | {escape(error['code'])} | {escape(error['message'])} |"

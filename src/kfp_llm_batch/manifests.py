@@ -1,0 +1,146 @@
+"""The two manifests: what a folder of prompts and what a result holds. Both are written last."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from kfp_llm_batch.errors import DataError
+
+FILE_NAME = "manifest.json"
+SCHEMA_VERSION = 1
+
+
+class Checksum:
+    """Order-independent digest of a collection of byte strings: the sum of their SHA-256, modulo 2**256.
+
+    A sum, unlike an exclusive or, does not cancel a string that occurs twice.
+    """
+
+    def __init__(self) -> None:
+        self._sum = 0
+
+    def add(self, *parts: str) -> None:
+        """Add one item that consists of `parts`; JSON keeps ("ab", "c") and ("a", "bc") apart."""
+        digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+        self._sum = (self._sum + int.from_bytes(digest, "big")) % 2**256
+
+    def hexdigest(self) -> str:
+        """64 hexadecimal digits."""
+        return f"{self._sum:064x}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """One file of a manifest."""
+
+    path: str
+    """Relative to the manifest's folder."""
+    rows: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Manifest:
+    schema_version: int = SCHEMA_VERSION
+
+    def to_json(self) -> str:
+        """Indented JSON with sorted keys, so that the same facts are the same bytes."""
+        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
+
+    def save(self, folder: Path) -> None:
+        """Write the manifest into `folder` in one step: it is there whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{FILE_NAME}.tmp"
+        temporary.write_text(self.to_json(), encoding="utf-8")
+        temporary.replace(folder / FILE_NAME)
+
+    @classmethod
+    def _fields(cls, text: str | bytes, origin: str) -> dict[str, Any]:
+        try:
+            fields = json.loads(text)
+            known = {entry.name for entry in dataclasses.fields(cls)}
+            if fields["schema_version"] != SCHEMA_VERSION:
+                raise DataError(
+                    f"{origin} has another schema version", received=fields["schema_version"], allowed=["1"]
+                )
+            if unknown := sorted(fields.keys() - known):
+                raise DataError(f"{origin} has unknown fields", received=unknown)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            if isinstance(error, DataError):
+                raise
+            raise DataError(f"{origin} is not a manifest of this product: {error}") from error
+        return dict(fields)
+
+
+def _files(entries: list[dict[str, Any]]) -> tuple[StoredFile, ...]:
+    return tuple(StoredFile(**entry) for entry in entries)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptsManifest(_Manifest):
+    """What `load_dataset` hands on."""
+
+    fingerprint: str
+    """Order-independent checksum of the rendered rows with their source columns."""
+    rows: int
+    rows_with_faults: int
+    """Rows without a usable prompt; each says why in its column `fault`."""
+    source_uri: str
+    source_format: str
+    source_revision: str | None
+    """Commit of a hub dataset, or a digest of what was read from elsewhere."""
+    shards: tuple[StoredFile, ...]
+
+    @classmethod
+    def from_json(cls, text: str | bytes, origin: str) -> Self:
+        """Parse a manifest; `origin` names it in errors."""
+        fields = cls._fields(text, origin)
+        try:
+            return cls(**{**fields, "shards": _files(fields["shards"])})
+        except (TypeError, KeyError) as error:
+            raise DataError(f"{origin} is not a prompts manifest: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultManifest(_Manifest):
+    """What a finished result holds; a result exists when its manifest does."""
+
+    created_at: str
+    """UTC, ISO 8601."""
+    output_format: str
+    """`parquet`, `jsonl` or `openai`."""
+    rows_in: int
+    rows_out: int
+    rows_by_status: dict[str, int]
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    keys_checksum: str
+    """Checksum of the pairs (row_id, request_key) of all rows."""
+    parts: tuple[StoredFile, ...]
+    errors: tuple[StoredFile, ...]
+    """The same rows as in the parts, those alone whose status is `invalid` or `failed`."""
+    dataset: dict[str, Any]
+    """Fingerprint, source, revision and rows of the prompts."""
+    model: dict[str, Any]
+    """Identifier, revision and digest of the weights."""
+    sampling: dict[str, Any]
+    engine: dict[str, Any]
+    """Each setting with its value and its reason."""
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    timings_seconds: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, text: str | bytes, origin: str) -> Self:
+        """Parse a manifest; `origin` names it in errors."""
+        fields = cls._fields(text, origin)
+        try:
+            return cls(**{**fields, "parts": _files(fields["parts"]), "errors": _files(fields["errors"])})
+        except (TypeError, KeyError) as error:
+            raise DataError(f"{origin} is not a result manifest: {error}") from error

@@ -1,0 +1,1 @@
+"""From a model URI to a local folder that the engine loads."""

@@ -1,0 +1,87 @@
+"""Folders that are made once, checked before every reuse, and safe with two makers at a time."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+
+from kfp_llm_batch.errors import ConfigurationError
+
+_LOG = logging.getLogger("kfp_llm_batch")
+_DIGESTS = ".digests.json"
+_WAIT_SECONDS = 3600
+
+
+def cache_folder() -> Path:
+    """`KFP_LLM_BATCH_CACHE`, else the user's cache folder."""
+    if own := os.environ.get("KFP_LLM_BATCH_CACHE"):
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "kfp-llm-batch"
+
+
+def cached_folder(name: str, make: Callable[[Path], None]) -> Path:
+    """The folder `models/<name>` of the cache; `make` fills a temporary one that is renamed when whole.
+
+    A folder whose files are not what was made, byte for byte, is made anew.
+
+    Raises:
+        ConfigurationError: The cache cannot be written.
+    """
+    parent = cache_folder() / "models"
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(parent / f".{name}.lock", timeout=_WAIT_SECONDS):
+            return _checked(parent / name) or _made(parent / name, make)
+    except PermissionError as error:
+        raise ConfigurationError(
+            f"The model cache cannot be written: {error.strerror}",
+            received=str(parent),
+            remedy="Set KFP_LLM_BATCH_CACHE to a folder that can be written.",
+        ) from error
+
+
+def file_digests(folder: Path, names: list[str]) -> dict[str, str]:
+    """SHA-256 of each named file."""
+    digests = {}
+    for name in names:
+        with (folder / name).open("rb") as file:
+            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _files(folder: Path) -> list[str]:
+    paths = (path for path in folder.rglob("*") if path.is_file() and path.name != _DIGESTS)
+    return sorted(path.relative_to(folder).as_posix() for path in paths)
+
+
+def _checked(folder: Path) -> Path | None:
+    try:
+        expected = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    if expected == file_digests(folder, _files(folder)):
+        return folder
+    _LOG.warning("The cached folder %s was changed or damaged; it is made anew.", folder)
+    return None
+
+
+def _made(folder: Path, make: Callable[[Path], None]) -> Path:
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        make(temporary)
+        digests = file_digests(temporary, _files(temporary))
+        (temporary / _DIGESTS).write_text(json.dumps(digests, indent=2), encoding="utf-8")
+        temporary.chmod(0o755)
+        shutil.rmtree(folder, ignore_errors=True)
+        return temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""Publishing a result, and auditing it."""

@@ -1,0 +1,236 @@
+"""Anyone can check a result: every byte is read again and held against the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from kfp_llm_batch.errors import ConfigurationError, ResultError
+from kfp_llm_batch.manifests import FILE_NAME, Checksum, ResultManifest, StoredFile
+from kfp_llm_batch.results.facts import RowFacts, UnreadablePartError, parquet_schema, read_facts
+from kfp_llm_batch.results.formats import OUTPUT_FORMATS
+from kfp_llm_batch.results.publishing import FOLDERS, read_manifest
+from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store
+from kfp_llm_batch.storage.protocol import check_key
+
+_FAULTY = ("invalid", "failed")
+_SHOWN = 10
+_SUSPECTS = 1_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditReport:
+    """What an audit found."""
+
+    uri: str
+    rows: int
+    """Rows that were read in the parts."""
+    rows_by_status: dict[str, int]
+    parts: int
+    """Files under parts/ and errors/ that were read."""
+    problems: tuple[str, ...]
+
+    @property
+    def ok(self) -> bool:
+        """Whether the result is exactly what its manifest says."""
+        return not self.problems
+
+    def to_text(self) -> str:
+        """A few lines for people."""
+        statuses = ", ".join(f"{count} {status}" for status, count in self.rows_by_status.items()) or "none"
+        verdict = "The result is whole." if self.ok else f"Problems: {len(self.problems)}"
+        return "\n".join(
+            [self.uri, f"Rows: {self.rows} ({statuses})", f"Files read: {self.parts}", verdict]
+            + [f"- {problem}" for problem in self.problems]
+        )
+
+
+def audit_result(uri: str) -> AuditReport:
+    """Read the whole result at `uri` again, in a store or a local folder, and compare it with its manifest.
+
+    Raises:
+        ResultError: There is no result.
+        StorageError: The store does not answer or refuses.
+    """
+    store = open_store(uri)
+    try:
+        manifest = read_manifest(store)
+    except ResultError as error:
+        return AuditReport(uri=store.uri, rows=0, rows_by_status={}, parts=0, problems=(str(error),))
+    if manifest is None:
+        raise ResultError(f"There is no result at {store.uri}", remedy=f"A result has a {FILE_NAME}, written last.")
+    return _Audit(store, manifest).run()
+
+
+@dataclass(kw_only=True)
+class _Tally:
+    """Sums over rows, of fixed size but for eight bytes a row."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+    keys: Checksum = field(default_factory=Checksum)
+    faulty: Checksum = field(default_factory=Checksum)
+    hashes: array[int] = field(default_factory=lambda: array("q"))
+
+    def add(self, row: RowFacts) -> None:
+        self.statuses[row.status] += 1
+        self.num_prompt_tokens += row.num_prompt_tokens or 0
+        self.num_completion_tokens += row.num_completion_tokens or 0
+        self.keys.add(row.row_id, row.request_key)
+        self.hashes.append(hash(row.row_id))
+        if row.status in _FAULTY:
+            self.faulty.add(row.row_id, row.request_key, row.status)
+
+    def suspects(self) -> frozenset[int]:
+        """Hashes that occur more than once; not all, so that the exact look stays small."""
+        if not self.hashes:
+            return frozenset()
+        hashes = np.frombuffer(self.hashes, np.int64)
+        hashes.sort()
+        return frozenset(np.unique(hashes[1:][hashes[1:] == hashes[:-1]])[:_SUSPECTS].tolist())
+
+
+class _Audit:
+    def __init__(self, store: ObjectStore, manifest: ResultManifest) -> None:
+        self._store = store
+        self._manifest = manifest
+        self._problems: list[str] = []
+        self._schema: tuple[str, pa.Schema] | None = None
+        self._files = 0
+        self._is_complete = True
+        self._stored = {entry.key: entry.size for folder in FOLDERS for entry in store.list(folder)}
+
+    def run(self) -> AuditReport:
+        """All checks, in the order in which a reader wants to know."""
+        parts, errors = _Tally(), _Tally()
+        if self._manifest.output_format in OUTPUT_FORMATS:
+            self._read("parts/", self._manifest.parts, parts)
+            self._read("errors/", self._manifest.errors, errors)
+            self._check_unlisted()
+            if self._is_complete:
+                self._check_totals(parts)
+                self._check_errors(parts, errors)
+            self._check_duplicates(parts)
+        else:
+            self._problems.append(f"{FILE_NAME}: the output_format {self._manifest.output_format!r} is unknown")
+        return AuditReport(
+            uri=self._store.uri,
+            rows=parts.statuses.total(),
+            rows_by_status=dict(sorted(parts.statuses.items())),
+            parts=self._files,
+            problems=tuple(self._problems),
+        )
+
+    def _read(self, folder: str, files: tuple[StoredFile, ...], tally: _Tally) -> None:
+        for file in files:
+            try:
+                self._check_path(folder, file)
+                with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as temporary:
+                    self._check_file(file, self._fetch(file, Path(temporary)), tally)
+            except (UnreadablePartError, ObjectNotFoundError) as error:
+                self._is_complete = False
+                problem = "it is missing" if isinstance(error, ObjectNotFoundError) else str(error)
+                self._problems.append(f"{file.path}: {problem}")
+
+    def _check_path(self, folder: str, file: StoredFile) -> None:
+        try:
+            is_inside = isinstance(file.path, str) and check_key(file.path).startswith(folder)
+        except ConfigurationError:
+            is_inside = False
+        if not is_inside:
+            raise UnreadablePartError(f"the manifest names a file outside {folder}")
+
+    def _fetch(self, file: StoredFile, folder: Path) -> Path:
+        path = folder / "part"
+        self._store.download(file.path, path)
+        self._files += 1
+        return path
+
+    def _check_file(self, file: StoredFile, path: Path, tally: _Tally) -> None:
+        if (size := path.stat().st_size) != file.bytes:
+            self._problems.append(f"{file.path}: it has {size} bytes, the manifest says {file.bytes}")
+        with path.open("rb") as content:
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+        if digest != file.sha256:
+            self._problems.append(f"{file.path}: its bytes are not those of the manifest (SHA-256 {digest[:12]}...)")
+        self._check_schema(file, path)
+        before = tally.statuses.total()
+        for row in read_facts(path, self._manifest.output_format):
+            tally.add(row)
+        if (rows := tally.statuses.total() - before) != file.rows:
+            self._problems.append(f"{file.path}: it has {rows} rows, the manifest says {file.rows}")
+
+    def _check_schema(self, file: StoredFile, path: Path) -> None:
+        if self._manifest.output_format != "parquet":
+            return
+        schema = parquet_schema(path)
+        first, expected = self._schema = self._schema or (file.path, schema)
+        if not schema.equals(expected):
+            self._problems.append(f"{file.path}: its columns differ from those of {first}")
+
+    def _check_unlisted(self) -> None:
+        named = {str(file.path) for file in (*self._manifest.parts, *self._manifest.errors)}
+        for path in sorted(self._stored.keys() - named):
+            self._problems.append(f"{path}: the manifest does not name it")
+
+    def _check_totals(self, parts: _Tally) -> None:
+        manifest = self._manifest
+        rows = parts.statuses.total()
+        claims = {
+            "rows_in": (manifest.rows_in, rows),
+            "rows_out": (manifest.rows_out, rows),
+            "rows_by_status": (_without_zeros(manifest.rows_by_status), dict(parts.statuses)),
+            "num_prompt_tokens": (manifest.num_prompt_tokens, parts.num_prompt_tokens),
+            "num_completion_tokens": (manifest.num_completion_tokens, parts.num_completion_tokens),
+            "keys_checksum": (manifest.keys_checksum, parts.keys.hexdigest()),
+        }
+        for name, (claimed, found) in claims.items():
+            if claimed != found:
+                self._problems.append(f"{FILE_NAME}: {name} is {claimed}, the parts hold {found}")
+
+    def _check_errors(self, parts: _Tally, errors: _Tally) -> None:
+        expected = sum(parts.statuses[status] for status in _FAULTY)
+        found = errors.statuses.total()
+        if expected != found or parts.faulty.hexdigest() != errors.faulty.hexdigest():
+            self._problems.append(
+                f"errors/: {found} rows, not exactly the {expected} rows of the parts that are {' or '.join(_FAULTY)}"
+            )
+
+    def _check_duplicates(self, parts: _Tally) -> None:
+        if suspects := parts.suspects():
+            places: dict[str, list[str]] = {}
+            for path, row_id in self._row_ids():
+                if hash(row_id) in suspects:
+                    places.setdefault(row_id, []).append(path)
+            repeated = [(row_id, paths) for row_id, paths in places.items() if len(paths) > 1]
+            for row_id, paths in repeated[:_SHOWN]:
+                self._problems.append(
+                    f"{', '.join(dict.fromkeys(paths))}: the row {row_id!r} occurs {len(paths)} times"
+                )
+            if len(repeated) > _SHOWN:
+                self._problems.append(f"parts/: {len(repeated) - _SHOWN} rows more occur several times")
+
+    def _row_ids(self) -> Iterator[tuple[str, str]]:
+        for file in self._manifest.parts:
+            with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as temporary:
+                try:
+                    self._check_path("parts/", file)
+                    path = Path(temporary, "part")
+                    self._store.download(file.path, path)
+                    for row in read_facts(path, self._manifest.output_format):
+                        yield file.path, row.row_id
+                except (UnreadablePartError, ObjectNotFoundError):
+                    continue
+
+
+def _without_zeros(counts: object) -> object:
+    return {name: count for name, count in counts.items() if count} if isinstance(counts, dict) else counts

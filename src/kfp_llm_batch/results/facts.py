@@ -1,0 +1,116 @@
+"""What an audit needs of each row, read out of a part in any of the formats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kfp_llm_batch.results.formats import AUDITED, BATCH_ROWS
+from kfp_llm_batch.schemas import COMPLETION_FIELDS, STATUSES
+
+_OWN_COLUMNS = frozenset(field.name for field in COMPLETION_FIELDS)
+
+
+class UnreadablePartError(ValueError):
+    """A part does not hold rows of its format; the audit makes a finding of it."""
+
+
+class RowFacts(NamedTuple):
+    """One row as the manifest counts it."""
+
+    row_id: str
+    request_key: str
+    status: str
+    num_prompt_tokens: int | None
+    num_completion_tokens: int | None
+
+
+def read_facts(path: Path, output_format: str) -> Iterator[RowFacts]:
+    """The facts of each row, a bounded number in memory at a time.
+
+    Raises:
+        UnreadablePartError: The file is damaged or is none of that format.
+    """
+    rows = _parquet_rows(path) if output_format == "parquet" else _json_rows(path, _UNPACK[output_format])
+    for number, row in enumerate(rows, start=1):
+        if problem := _problem(*row):
+            raise UnreadablePartError(f"row {number} (counted from 1) {problem}")
+        yield RowFacts(*row)
+
+
+def parquet_schema(path: Path) -> pa.Schema:
+    """The schema of a Parquet part, its own columns checked.
+
+    Raises:
+        UnreadablePartError: It is no Parquet file, or its columns are not those of a result.
+    """
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise UnreadablePartError(f"it is no Parquet file: {_short(error)}") from error
+    for field in COMPLETION_FIELDS:
+        index = schema.get_field_index(field.name)
+        if index < 0 or schema.field(index).type != field.type:
+            found = "absent" if index < 0 else str(schema.field(index).type)
+            raise UnreadablePartError(f"its column {field.name} is {found}, not {field.type}")
+    return schema
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[Any, ...]]:
+    parquet_schema(path)
+    try:
+        with pq.ParquetFile(path) as file:
+            # All columns are decoded: one that cannot be is a finding as well.
+            for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                yield from zip(*(batch.column(name).to_pylist() for name in RowFacts._fields), strict=True)
+    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+        raise UnreadablePartError(f"it is damaged: {_short(error)}") from error
+
+
+def _json_rows(path: Path, unpack: Callable[[dict[str, Any]], tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    with path.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                yield unpack(json.loads(line))
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                raise UnreadablePartError(f"line {number} is none of a result: {_short(error)}") from error
+
+
+def _unpack_plain(row: dict[str, Any]) -> tuple[Any, ...]:
+    if missing := sorted(_OWN_COLUMNS - row.keys()):
+        raise ValueError(f"it lacks {', '.join(missing)}")
+    return tuple(row[name] for name in RowFacts._fields)
+
+
+def _unpack_openai(row: dict[str, Any]) -> tuple[Any, ...]:
+    facts = tuple(row["metadata"][name] for name in AUDITED)
+    if row["id"] != f"batch_req_{facts[0]}":
+        raise ValueError("its id is not that of its request_key")
+    if (row["response"] is None) == (row["error"] is None):
+        raise ValueError("it needs either a response or an error")
+    return (row["custom_id"], *facts)
+
+
+_UNPACK: Mapping[str, Callable[[dict[str, Any]], tuple[Any, ...]]] = {
+    "jsonl": _unpack_plain,
+    "openai": _unpack_openai,
+}
+
+
+def _problem(row_id: object, request_key: object, status: object, *tokens: object) -> str:
+    if not (isinstance(row_id, str) and isinstance(request_key, str)):
+        return "has no row_id or request_key"
+    if status not in STATUSES:
+        return f"has the unknown status {status!r}"
+    if not all(count is None or isinstance(count, int) for count in tokens):
+        return "has a number of tokens that is no number"
+    return ""
+
+
+def _short(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

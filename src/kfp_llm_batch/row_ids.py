@@ -1,0 +1,76 @@
+"""The identity of rows: where it comes from, and that it is unique, at eight bytes of memory a row."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from kfp_llm_batch.errors import DataError
+
+_SUSPECTS = 1_000
+
+
+class RowIds:
+    """Row ids out of a column, or counted from zero if there is none."""
+
+    def __init__(self, column: str | None) -> None:
+        self.column = column
+        self._hashes = array("q")
+
+    def take(self, row: dict[str, Any], index: int) -> str:
+        """The id of the row with the zero-based number `index`.
+
+        Raises:
+            DataError: Its id is null or empty.
+        """
+        if self.column is None:
+            return str(index)
+        value = row.get(self.column)
+        row_id = "" if value is None else str(value)
+        if not row_id.strip():
+            raise DataError(
+                f"Row {index + 1} (counted from 1) has no id in column {self.column!r}",
+                received=value,
+                remedy="Give every row its own id, or leave out dataset_id_column to number the rows.",
+            )
+        self._hashes.append(hash(row_id))
+        return row_id
+
+    def check_unique(self, shard: Path) -> None:
+        """Compare the ids for real where two hashes are equal.
+
+        Raises:
+            DataError: An id occurs twice; the message names its rows.
+        """
+        if suspects := self._suspects():
+            seen: dict[str, int] = {}
+            for number, row_id in enumerate(_stored_ids(shard), start=1):
+                if hash(row_id) not in suspects:
+                    continue
+                if row_id in seen:
+                    raise DataError(
+                        f"Rows {seen[row_id]} and {number} (counted from 1) have the same id in column {self.column!r}",
+                        received=row_id,
+                        remedy="Make the ids unique, or leave out dataset_id_column to number the rows.",
+                    )
+                seen[row_id] = number
+
+    def _suspects(self) -> frozenset[int]:
+        """Some hashes that occur more than once; a thousand, so that the exact look stays small."""
+        if not self._hashes:
+            return frozenset()
+        hashes = np.frombuffer(self._hashes, dtype=np.int64)
+        hashes.sort()
+        repeated = hashes[1:][hashes[1:] == hashes[:-1]]
+        return frozenset(np.unique(repeated)[:_SUSPECTS].tolist())
+
+
+def _stored_ids(shard: Path) -> Iterator[str]:
+    with pa.memory_map(str(shard)) as source, pa.ipc.open_file(source) as reader:
+        for index in range(reader.num_record_batches):
+            yield from reader.get_batch(index).column("row_id").to_pylist()

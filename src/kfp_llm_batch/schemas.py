@@ -1,0 +1,98 @@
+"""Arrow schemas of prompts and completions: the contract between the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pyarrow as pa
+
+from kfp_llm_batch.errors import DataError
+
+MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
+
+PROMPT_FIELDS = (
+    pa.field("row_id", pa.string(), nullable=False),
+    pa.field("messages", MESSAGES, nullable=False),
+    pa.field("params", pa.string()),
+    pa.field("fault", pa.string()),
+)
+"""`params` holds the row's own sampling parameters as a JSON object, or null.
+
+`fault` is null, or says as "code: message" why the row has no prompt (`messages` is then empty): a bad row is kept,
+and answered with status `invalid`.
+"""
+
+FAULT_CODES = ("empty_prompt", "bad_text", "bad_messages", "template_error", "bad_params")
+
+LOGPROBS = pa.list_(
+    pa.list_(
+        pa.struct(
+            [
+                pa.field("token_id", pa.int32()),
+                pa.field("token", pa.string()),
+                pa.field("logprob", pa.float32()),
+                pa.field("rank", pa.int32()),
+            ]
+        )
+    )
+)
+"""Per generated token its candidates, the sampled one first."""
+
+OUTPUTS = pa.list_(
+    pa.struct(
+        [
+            pa.field("text", pa.string()),
+            pa.field("finish_reason", pa.string()),
+            pa.field("stop_reason", pa.string()),
+            pa.field("num_tokens", pa.int32()),
+            pa.field("cumulative_logprob", pa.float64()),
+            pa.field("logprobs", LOGPROBS),
+        ]
+    )
+)
+
+STATUSES = ("ok", "truncated", "invalid", "failed")
+
+COMPLETION_FIELDS = (
+    pa.field("row_id", pa.string(), nullable=False),
+    pa.field("request_key", pa.string(), nullable=False),
+    pa.field("status", pa.string(), nullable=False),
+    pa.field("completion", pa.string()),
+    pa.field("outputs", OUTPUTS),
+    pa.field("finish_reason", pa.string()),
+    pa.field("truncated_by", pa.string()),
+    pa.field("num_prompt_tokens", pa.int32()),
+    pa.field("num_completion_tokens", pa.int32()),
+    pa.field("seed", pa.int64()),
+    pa.field("error", pa.struct([pa.field("code", pa.string()), pa.field("message", pa.string())])),
+)
+
+_OWN_COLUMNS = frozenset(field.name for field in (*PROMPT_FIELDS, *COMPLETION_FIELDS))
+
+
+def check_source_columns(names: Iterable[str]) -> None:
+    """Refuse source columns that would hide a column of ours.
+
+    Args:
+        names: The columns to be carried along, those already taken over as ours left out.
+
+    Raises:
+        DataError: A name is used by the prompts or the completions.
+    """
+    if clashes := sorted(_OWN_COLUMNS.intersection(names)):
+        raise DataError(
+            "The dataset has columns whose names this product uses for its own",
+            received=clashes,
+            remedy="Rename them in the dataset; all source columns are carried into the result.",
+        )
+
+
+def completions_schema(source_fields: Iterable[pa.Field]) -> pa.Schema:
+    """The declared schema of a part: our columns, then the carried source columns."""
+    return pa.schema([*COMPLETION_FIELDS, *source_fields])
+
+
+def source_fields(prompts: pa.Schema) -> list[pa.Field]:
+    """The carried source columns of a prompts file."""
+    own = {field.name for field in PROMPT_FIELDS}
+    return [field for field in prompts if field.name not in own]

@@ -1,0 +1,1 @@
+"""Addresses, object stores, and the embedded store for local work."""

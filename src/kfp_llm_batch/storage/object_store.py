@@ -1,0 +1,239 @@
+"""Object stores behind one protocol; the only module that imports the stores' clients."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import certifi
+import google.auth.exceptions as google_auth
+import urllib3
+from google.api_core import exceptions as google_errors
+from google.auth.credentials import AnonymousCredentials
+from google.cloud import storage
+from minio import Minio
+from minio.credentials import providers
+from minio.credentials.credentials import Credentials
+from minio.error import InvalidResponseError, MinioException, S3Error
+
+from kfp_llm_batch.errors import BatchError, ConfigurationError, StorageError
+from kfp_llm_batch.storage import refusals as refusal_texts
+from kfp_llm_batch.storage.local_store import LocalStore
+from kfp_llm_batch.storage.protocol import ObjectNotFoundError, ObjectStore, StoredObject
+from kfp_llm_batch.storage.remote_store import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    TRANSIENT_STATUS,
+    ObjectExistsError,
+    RemoteStore,
+    refused,
+)
+from kfp_llm_batch.storage.s3_settings import S3Settings
+from kfp_llm_batch.storage.uris import STORE_SCHEMES, redact, split_uri
+
+__all__ = ["ObjectNotFoundError", "ObjectStore", "StoredObject", "open_store"]
+
+_TRANSIENT_CODES = {"ConditionalRequestConflict", "InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown"}
+
+
+def open_store(uri: str) -> ObjectStore:
+    """Open the store at `uri`: a path or file://, s3:// (minio://), gs://; nothing is sent yet.
+
+    Raises:
+        ConfigurationError: The scheme is none of a store, or the store's settings are wrong.
+    """
+    scheme, rest = split_uri(uri, STORE_SCHEMES)
+    if scheme == "file":
+        return LocalStore(rest)
+    bucket, _, folder = rest.partition("/")
+    return (S3Store if scheme == "s3" else GcsStore)(redact(uri).rstrip("/"), bucket, folder)
+
+
+class S3Store(RemoteStore):
+    """A folder of a bucket of an S3 store."""
+
+    refusals = (MinioException, ValueError)
+    unreachable_remedy = refusal_texts.UNREACHABLE_S3
+
+    def _connect(self, bucket: str) -> None:
+        self._bucket = bucket
+        settings = S3Settings.from_environment()
+        self.endpoint = settings.endpoint
+        self._credentials = _s3_credentials(settings)
+        try:
+            self._client = Minio(
+                settings.host,
+                secure=settings.is_secure,
+                region=settings.region,
+                credentials=self._credentials,
+                http_client=_pool(urllib3.Timeout(connect=CONNECT_SECONDS, read=READ_SECONDS)),
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"The S3 store at {self.endpoint} cannot be used: {error}") from error
+
+    def read(self, key: str) -> bytes:
+        """The whole object."""
+        name = self._name(key)
+        return self._call("read", key, lambda: b"".join(self._stream(name)))
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy the object into a local file."""
+        name = self._name(key)
+        self._call("read", key, lambda: self._write_to(path, name))
+
+    def upload(self, path: Path, key: str) -> None:
+        """Store a local file, a large one in parts that appear together."""
+        name = self._name(key)
+        self._call("write", key, lambda: self._client.fput_object(self._bucket, name, str(path)))
+
+    def delete(self, key: str) -> None:
+        """Remove the object."""
+        name = self._name(key)
+        self._call("delete", key, lambda: self._client.remove_object(self._bucket, name))
+
+    def _list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for entry in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
+            yield str(entry.object_name), int(entry.size or 0)
+
+    def _put(self, name: str, data: bytes, only_if_absent: bool) -> None:
+        # The public put_object would store this header as the user's metadata.
+        headers: dict[str, str | list[str] | tuple[str]] = {"If-None-Match": "*"} if only_if_absent else {}
+        self._client._execute("PUT", self._bucket, name, body=data, headers=headers)
+
+    def _is_transient(self, error: BaseException) -> bool:
+        if isinstance(error, S3Error):
+            return error.code in _TRANSIENT_CODES or error.response.status in TRANSIENT_STATUS
+        # A proxy before the store answers in HTML or plain text.
+        status = error._code if isinstance(error, InvalidResponseError) else getattr(error, "status_code", None)
+        return status in TRANSIENT_STATUS
+
+    def _write_to(self, path: Path, name: str) -> None:
+        with path.open("wb") as target:
+            target.writelines(self._stream(name))
+
+    def _stream(self, name: str) -> Iterator[bytes]:
+        response = self._client.get_object(self._bucket, name)
+        try:
+            yield from response.stream(1 << 20)
+        finally:
+            response.close()
+            response.release_conn()
+
+    def _explain(self, what: str, key: str, error: Exception) -> BatchError:
+        if isinstance(error, ValueError):
+            return self._misconfigured(what, error)
+        code = str(error.code) if isinstance(error, S3Error) else ""
+        if code == "NoSuchKey":
+            return ObjectNotFoundError(f"There is no object {self.uri}/{key}")
+        if code == "PreconditionFailed":
+            return ObjectExistsError(f"There is an object {self.uri}/{key} already")
+        return refused(what, refusal_texts.S3_REFUSALS.get(code), error)
+
+    def _misconfigured(self, what: str, error: ValueError) -> BatchError:
+        try:
+            self._credentials.retrieve()
+        except ValueError:
+            return ConfigurationError(
+                f"{what} needs credentials and none were found", remedy=refusal_texts.NO_S3_CREDENTIALS
+            )
+        return ConfigurationError(f"{what} cannot be asked for this: {error}", remedy="Correct the address.")
+
+
+class GcsStore(RemoteStore):
+    """A folder of a bucket of Google Cloud Storage."""
+
+    refusals = (google_errors.GoogleAPICallError, google_auth.GoogleAuthError, ValueError)
+    unreachable_remedy = refusal_texts.UNREACHABLE_GCS
+
+    def _connect(self, bucket: str) -> None:
+        emulator = os.environ.get("STORAGE_EMULATOR_HOST")
+        self.endpoint = emulator or "https://storage.googleapis.com"
+        self._limits = {"timeout": (CONNECT_SECONDS, READ_SECONDS), "retry": None}
+        try:
+            client = storage.Client(project=None, credentials=AnonymousCredentials() if emulator else None)
+        except google_auth.GoogleAuthError as error:
+            raise ConfigurationError(
+                f"{self.uri} needs Google credentials: {error}", remedy=refusal_texts.NO_GCS_CREDENTIALS
+            ) from error
+        self._bucket = client.bucket(bucket)
+
+    def read(self, key: str) -> bytes:
+        """The whole object."""
+        blob = self._bucket.blob(self._name(key))
+        return bytes(self._call("read", key, lambda: blob.download_as_bytes(**self._limits)))
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy the object into a local file."""
+        blob = self._bucket.blob(self._name(key))
+        self._call("read", key, lambda: blob.download_to_filename(str(path), **self._limits))
+
+    def upload(self, path: Path, key: str) -> None:
+        """Store a local file."""
+        blob = self._bucket.blob(self._name(key))
+        self._call("write", key, lambda: blob.upload_from_filename(str(path), **self._limits))
+
+    def delete(self, key: str) -> None:
+        """Remove the object."""
+        blob = self._bucket.blob(self._name(key))
+        try:
+            self._call("delete", key, lambda: blob.delete(**self._limits))
+        except ObjectNotFoundError:
+            return
+
+    def _list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        for blob in self._bucket.list_blobs(prefix=prefix, **self._limits):
+            yield blob.name, blob.size
+
+    def _put(self, name: str, data: bytes, only_if_absent: bool) -> None:
+        condition = {"if_generation_match": 0} if only_if_absent else {}
+        self._bucket.blob(name).upload_from_string(data, **condition, **self._limits)
+
+    def _explain(self, what: str, key: str, error: Exception) -> BatchError:
+        if isinstance(error, google_auth.GoogleAuthError):
+            return StorageError(f"{what} got no valid credentials: {error}", remedy=refusal_texts.NO_GCS_CREDENTIALS)
+        if isinstance(error, google_errors.NotFound) and self._bucket_exists():
+            return ObjectNotFoundError(f"There is no object {self.uri}/{key}")
+        if isinstance(error, google_errors.PreconditionFailed):
+            return ObjectExistsError(f"There is an object {self.uri}/{key} already")
+        if isinstance(error, google_errors.GoogleAPICallError):
+            return refused(what, refusal_texts.GCS_REFUSALS.get(int(error.code or 0)), error)
+        return ConfigurationError(f"{what} cannot be asked for this: {error}", remedy="Correct the address.")
+
+    def _is_transient(self, error: BaseException) -> bool:
+        if isinstance(error, google_errors.GoogleAPICallError):
+            return error.code in TRANSIENT_STATUS
+        return isinstance(error, google_auth.TransportError)
+
+    def _bucket_exists(self) -> bool:
+        # Listing needs fewer rights than looking at the bucket itself.
+        try:
+            next(iter(self._bucket.list_blobs(max_results=1, **self._limits)), None)
+        except google_errors.NotFound:
+            return False
+        except google_errors.GoogleAPICallError:
+            return True
+        return True
+
+
+def _pool(timeout: urllib3.Timeout) -> urllib3.PoolManager:
+    certificates = os.environ.get("SSL_CERT_FILE") or certifi.where()
+    return urllib3.PoolManager(timeout=timeout, retries=False, maxsize=10, ca_certs=certificates)
+
+
+def _s3_credentials(settings: S3Settings) -> providers.Provider:
+    if settings.access_key and settings.secret_key:
+        return providers.StaticProvider(settings.access_key, settings.secret_key)
+    roles = _RoleProvider(http_client=_pool(urllib3.Timeout(connect=1.0, read=5.0)))
+    return providers.ChainedProvider([providers.EnvAWSProvider(), providers.AWSConfigProvider(), roles])
+
+
+class _RoleProvider(providers.IamAwsProvider):
+    """The credentials of the pod's or the machine's role; none where the address that hands them out is silent."""
+
+    def retrieve(self) -> Credentials:
+        """Ask for the role's credentials; a ValueError tells the chain that there are none."""
+        try:
+            return super().retrieve()
+        except urllib3.exceptions.HTTPError as error:
+            raise ValueError("no role") from error

@@ -1,0 +1,61 @@
+"""What every object store offers, wherever its bytes lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from kfp_llm_batch.errors import ConfigurationError, StorageError
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object of a store."""
+
+    key: str
+    """Relative to the store's root."""
+    size: int
+    """Bytes."""
+
+
+class ObjectNotFoundError(StorageError):
+    """The store answered, and there is no such object."""
+
+
+class ObjectStore(Protocol):
+    """A folder-like place for whole objects, rooted at an address; every failure is a StorageError."""
+
+    @property
+    def uri(self) -> str:
+        """The root, fit for messages."""
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        """All objects whose key starts with `prefix`, at any depth, sorted by key; none is no error."""
+
+    def read(self, key: str) -> bytes:
+        """The whole object, for small ones; ObjectNotFoundError if there is none."""
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy the object into a local file; ObjectNotFoundError if there is none."""
+
+    def upload(self, path: Path, key: str) -> None:
+        """Store a local file; the object appears whole or not at all."""
+
+    def write(self, key: str, data: bytes, *, only_if_absent: bool = False) -> bool:
+        """Store bytes in one step; False if `only_if_absent` and there was such an object already."""
+
+    def delete(self, key: str) -> None:
+        """Remove the object; none is no error."""
+
+
+def check_key(key: str) -> str:
+    """The key itself, if it stays under the store's root.
+
+    Raises:
+        ConfigurationError: It is empty, absolute or climbs out; a manifest from elsewhere can hold such keys.
+    """
+    if not key or key.startswith("/") or ".." in PurePosixPath(key).parts:
+        raise ConfigurationError("An object's key must stay under the store's root", received=key)
+    return key

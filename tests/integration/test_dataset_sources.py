@@ -1,0 +1,196 @@
+"""Datasets from object stores, web servers and the hub: real servers and a real hub cache, all local."""
+
+import functools
+import http.server
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+
+from kfp_llm_batch.dataset.config import DatasetConfig
+from kfp_llm_batch.dataset.sources import open_dataset
+from kfp_llm_batch.errors import ConfigurationError, StorageError
+from kfp_llm_batch.storage.object_store import open_store
+
+LINES = [f'{{"q": "{letter}"}}\n' for letter in "abc"]
+COMMIT = "c0ffee" * 6 + "beef"
+
+
+def read(uri: str, folder: Path, **config: Any) -> list[str]:
+    source = open_dataset(DatasetConfig(uri=uri, **config), folder)
+    return [text for batch in source.batches() for text in batch.table.column("q").to_pylist()]
+
+
+@pytest.fixture
+def stored(store_uri: str) -> str:
+    store = open_store(store_uri)
+    store.write("data.jsonl", LINES[0].encode())
+    store.write("more/data.jsonl", LINES[1].encode())
+    store.write("more/other.jsonl", LINES[2].encode())
+    store.write("data.jsonl.md5", b"x")
+    return store_uri
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("/data.jsonl", ["a"]),
+        ("", ["a", "b", "c"]),
+        ("/more/", ["b", "c"]),
+        ("/*.jsonl", ["a"]),
+        ("/**/*.jsonl", ["a", "b", "c"]),
+        ("/m*/?ther.jsonl", ["c"]),
+    ],
+)
+def test_object_stores(stored, tmp_path, path, expected):
+    assert read(stored + path, tmp_path / "work") == expected
+
+
+def test_saved_folder_in_a_store(store_uri, tmp_path):
+    datasets.Dataset.from_list([{"q": "a"}, {"q": "b"}]).save_to_disk(tmp_path / "saved")
+    store = open_store(store_uri)
+    for path in (tmp_path / "saved").iterdir():
+        store.upload(path, f"saved/{path.name}")
+    assert read(f"{store_uri}/saved", tmp_path / "work") == ["a", "b"]
+
+
+@pytest.mark.parametrize("path", ["/nope.jsonl", "/data", "/more/x*", "/nope/"])
+def test_nothing_in_a_store(stored, tmp_path, path):
+    with pytest.raises(ConfigurationError, match=r"does not exist|there is nothing|matches no file"):
+        read(stored + path, tmp_path / "work")
+
+
+class Web(http.server.BaseHTTPRequestHandler):
+    """Answers by the first folder of the path, and counts how often each path was asked."""
+
+    asked: dict[str, int]
+
+    def __init__(self, *args: Any, asked: dict[str, int]) -> None:
+        self.asked = asked
+        super().__init__(*args)
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0]
+        self.asked[path] = self.asked.get(path, 0) + 1
+        kind = path.split("/")[1]
+        if kind == "busy" and self.asked[path] < 3:
+            self.send_error(503)
+        elif kind.isdigit():
+            self.send_error(int(kind))
+        else:
+            body = "".join(LINES).encode()
+            is_cut = kind == "cut" and self.asked[path] == 1
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[:-5] if is_cut else body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def web() -> Iterator[tuple[str, dict[str, int]]]:
+    asked: dict[str, int] = {}
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Web, asked=asked)) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://user:hunter2@127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+
+
+@pytest.mark.parametrize(("path", "times"), [("/ok/a%20b.jsonl", 1), ("/busy/a.jsonl", 3), ("/cut/a.jsonl", 2)])
+def test_web_files_are_fetched_with_retries(web, tmp_path, path, times):
+    address, asked = web
+    assert read(f"{address}{path}?token=hunter2", tmp_path) == ["a", "b", "c"]
+    assert asked == {path: times}
+
+
+@pytest.mark.parametrize(
+    ("path", "error", "message", "times"),
+    [
+        ("/404/a.jsonl", ConfigurationError, r"/404/a.jsonl does not exist \(HTTP 404\)", 1),
+        ("/403/a.jsonl", StorageError, r"/403/a.jsonl was refused \(HTTP 403\)", 1),
+        ("/500/a.jsonl", StorageError, r"/500/a.jsonl was not answered: HTTP 500", 4),
+    ],
+)
+def test_web_refusals_are_named_without_secrets(web, tmp_path, path, error, message, times):
+    address, asked = web
+    with pytest.raises(error, match=message) as caught:
+        read(f"{address}{path}?token=hunter2", tmp_path)
+    assert "hunter2" not in str(caught.value)
+    assert asked == {path: times}
+
+
+def test_web_address_without_extension_needs_a_format(web, tmp_path):
+    with pytest.raises(ConfigurationError, match="Set dataset_format"):
+        read(f"{web[0]}/ok/download", tmp_path)
+    assert read(f"{web[0]}/ok/download", tmp_path, format="jsonl") == ["a", "b", "c"]
+
+
+def test_unreachable_server_is_a_storage_error(tmp_path):
+    with pytest.raises(StorageError, match="cannot be fetched: ConnectionError"):
+        read("http://127.0.0.1:1/a.jsonl?token=hunter2", tmp_path)
+
+
+# The hub's settings are read at import, so that each case is a process of its own.
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
+from kfp_llm_batch.errors import exit_with_message
+with exit_with_message():
+    config = DatasetConfig(prompt_template="{{ q }}", **json.loads(sys.argv[1]))
+    print(load_dataset(config, Path(sys.argv[2])).to_json())
+"""
+
+
+def load_offline(folder: Path, **config: Any) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
+    command = [sys.executable, "-c", SCRIPT, json.dumps(config), str(folder / "out")]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+
+
+@pytest.fixture
+def hub_cache(tmp_path: Path) -> Path:
+    """A cache as the hub library lays it out, with one dataset of two splits."""
+    repository = tmp_path / "hf/hub/datasets--acme--faq"
+    snapshot = repository / "snapshots" / COMMIT
+    for folder in (snapshot, repository / "blobs", repository / "refs"):
+        folder.mkdir(parents=True)
+    (repository / "refs/main").write_text(COMMIT)
+    for name, lines in {"train.jsonl": LINES, "test.jsonl": LINES[:1]}.items():
+        (repository / "blobs" / name).write_text("".join(lines))
+        (snapshot / name).symlink_to(f"../../blobs/{name}")
+    return tmp_path
+
+
+def test_hub_dataset_from_the_offline_cache(hub_cache):
+    done = load_offline(hub_cache, uri="hf://acme/faq", split="train", limit=2)
+    assert done.returncode == 0, done.stderr
+    manifest = json.loads(done.stdout)
+    assert manifest["rows"] == 2
+    assert (manifest["source_format"], manifest["source_revision"]) == ("hub", COMMIT)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "several splits and dataset_split does not say which. Allowed: train, test"),
+        ({"split": "tset"}, "has no such split. Received: 'tset'. Allowed: train, test. Did you mean 'test'?"),
+        ({"revision": "v9"}, "the hub cache has no dataset acme/faq at v9"),
+        ({"config": "zz"}, "BuilderConfig 'zz' not found. Available: ['default']"),
+    ],
+    ids=["split unsaid", "split", "revision", "config"],
+)
+def test_wrong_hub_parameters_are_named(hub_cache, config, message):
+    done = load_offline(hub_cache, uri="hf://acme/faq", **config)
+    assert done.returncode == ConfigurationError.exit_code
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr

@@ -1,0 +1,78 @@
+from typing import Any
+
+from kfp_llm_batch.engine.messages import FinishedRequest, GenerationOutput
+from kfp_llm_batch.generation.answering import PREFIX_TOKENS, pending_answers
+from kfp_llm_batch.generation.answers import PendingAnswer
+from kfp_llm_batch.generation.parts import PartWriter
+from kfp_llm_batch.generation.preparation import PreparedRow
+
+SAMPLING = {"max_tokens": 8, "temperature": 0.0, "n": 1}
+
+
+def row(number: int, token_ids: list[int], **changes) -> PreparedRow:
+    values = {"row_id": str(number), "request_key": repr(token_ids), "sampling": SAMPLING, "room": 100}
+    return PreparedRow(row=number, token_ids=token_ids, **{**values, **changes})
+
+
+class CollectingWriter(PartWriter):
+    def __init__(self) -> None:
+        self.written: list[dict[str, Any]] = []
+
+    def add(self, row: int, completion: dict[str, Any]) -> None:
+        self.written.append(completion)
+
+
+def order(rows: list[PreparedRow]) -> list[list[str]]:
+    return [[row.row_id for row in answer.rows] for answer in pending_answers([rows], CollectingWriter())]
+
+
+def test_identical_requests_run_once():
+    assert order([row(0, [1]), row(1, [2, 2]), row(2, [1])]) == [["1"], ["0", "2"]]
+
+
+def test_shared_prefixes_stand_together_and_long_prompts_first():
+    shared = list(range(PREFIX_TOKENS))
+    rows = [row(0, [5]), row(1, [*shared, 7]), row(2, [5, 6, 7]), row(3, [*shared, 8, 9])]
+    assert order(rows) == [["3"], ["1"], ["2"], ["0"]]
+
+
+def test_invalid_rows_never_reach_the_engine():
+    writer = CollectingWriter()
+    rows = [row(0, [], fault=("empty_prompt", "The prompt is empty.")), row(1, [1])]
+    assert [answer.rows[0].row_id for answer in pending_answers([rows], writer)] == ["1"]
+    assert writer.written[0]["status"] == "invalid"
+    assert writer.written[0]["error"] == {"code": "empty_prompt", "message": "The prompt is empty."}
+
+
+def finish(answer: PendingAnswer, sample: int, reason: str = "stop") -> bool:
+    output = GenerationOutput(text=f"text {sample}", finish_reason=reason, num_tokens=2)
+    return answer.add(sample, FinishedRequest(request_id=0, output=output))
+
+
+def test_samples_are_kept_in_order_each_with_its_own_seed():
+    sampling = {"max_tokens": 8, "temperature": 0.7, "n": 2, "seed": 5}
+    answer = PendingAnswer(rows=[row(0, [1], sampling=sampling)])
+    assert not finish(answer, 1)
+    assert finish(answer, 0)
+    (_, completion), *_ = answer.completions()
+    assert completion["completion"] == "text 0"
+    assert [output["text"] for output in completion["outputs"]] == ["text 0", "text 1"]
+    assert completion["num_completion_tokens"] == 4
+    assert completion["seed"] == answer.sampling(0)["seed"] != answer.sampling(1)["seed"]
+
+
+def test_truncation_names_what_cut_the_answer():
+    by_tokens, by_context = PendingAnswer(rows=[row(0, [1])]), PendingAnswer(rows=[row(0, [1], room=3)])
+    assert by_context.sampling(0)["max_tokens"] == 3
+    for answer in (by_tokens, by_context):
+        finish(answer, 0, "length")
+    assert next(by_tokens.completions())[1]["truncated_by"] == "max_tokens"
+    assert next(by_context.completions())[1]["truncated_by"] == "context"
+
+
+def test_a_refused_request_is_a_failed_row():
+    answer = PendingAnswer(rows=[row(0, [1])])
+    assert answer.add(0, FinishedRequest(request_id=0, refusal="no such token"))
+    completion = next(answer.completions())[1]
+    assert completion["status"] == "failed"
+    assert completion["error"] == {"code": "engine_refused", "message": "no such token"}

@@ -1,0 +1,211 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kfp_llm_batch.errors import ResultError
+from kfp_llm_batch.manifests import ResultManifest
+from kfp_llm_batch.results.audit import audit_result
+from kfp_llm_batch.results.publishing import publish_result
+
+
+@pytest.fixture(params=["parquet", "jsonl", "openai"])
+def output(request: pytest.FixtureRequest, make_result, tmp_path: Path) -> Path:
+    publish_result(make_result(), str(tmp_path / "output"), output_format=request.param)
+    return tmp_path / "output"
+
+
+@pytest.fixture
+def parquet_output(make_result, tmp_path: Path) -> Path:
+    publish_result(make_result(), str(tmp_path / "output"))
+    return tmp_path / "output"
+
+
+def _manifest(output: Path) -> ResultManifest:
+    return ResultManifest.from_json((output / "manifest.json").read_bytes(), "manifest")
+
+
+def _change_manifest(output: Path, **changes: object) -> None:
+    path = output / "manifest.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _problems(output: Path) -> str:
+    report = audit_result(str(output))
+    assert not report.ok
+    text = report.to_text()
+    assert text.splitlines()[3] == f"Problems: {len(report.problems)}"
+    return text
+
+
+def test_a_whole_result(output):
+    report = audit_result(str(output))
+    assert report.ok
+    assert report.rows_by_status == {"failed": 3, "ok": 22}
+    assert report.to_text().splitlines()[1:] == ["Rows: 25 (3 failed, 22 ok)", "Files read: 6", "The result is whole."]
+
+
+def test_a_local_result_before_its_publication(make_result):
+    assert audit_result(str(make_result())).ok
+
+
+def test_no_result(tmp_path):
+    with pytest.raises(ResultError, match="There is no result at"):
+        audit_result(str(tmp_path))
+
+
+def test_a_flipped_byte(output):
+    part = _manifest(output).parts[1].path
+    data = bytearray((output / part).read_bytes())
+    data[len(data) // 2] ^= 0xFF
+    (output / part).write_bytes(bytes(data))
+    assert f"{part}: its bytes are not those of the manifest" in _problems(output)
+
+
+def test_bytes_flipped_anywhere_never_end_the_audit(parquet_output):
+    part = parquet_output / _manifest(parquet_output).parts[0].path
+    whole = part.read_bytes()
+    for position in range(0, len(whole), 131):
+        data = bytearray(whole)
+        data[position] ^= 0x55
+        part.write_bytes(bytes(data))
+        assert part.name in _problems(parquet_output)
+
+
+def test_a_cut_part(output):
+    part = _manifest(output).parts[0].path
+    (output / part).write_bytes((output / part).read_bytes()[:-40])
+    assert f"{part}: it has" in _problems(output)
+
+
+def test_a_missing_part(output):
+    part = _manifest(output).parts[2].path
+    (output / part).unlink()
+    assert f"- {part}: it is missing" in _problems(output)
+
+
+def test_an_added_row(parquet_output):
+    part = _manifest(parquet_output).parts[0].path
+    table = pq.read_table(parquet_output / part)
+    row = table.slice(0, 1).to_pylist()[0] | {"row_id": "smuggled"}
+    pq.write_table(pa.concat_tables([table, pa.Table.from_pylist([row], schema=table.schema)]), parquet_output / part)
+    problems = _problems(parquet_output)
+    assert f"{part}: it has 11 rows, the manifest says 10" in problems
+    assert "rows_out is 25, the parts hold 26" in problems
+    assert "keys_checksum" in problems
+
+
+def test_an_unlisted_part(output):
+    (output / "parts/part-00009.parquet").write_bytes(b"1")
+    (output / "errors/errors-00009.parquet").write_bytes(b"1")
+    problems = _problems(output)
+    assert "parts/part-00009.parquet: the manifest does not name it" in problems
+    assert "errors/errors-00009.parquet: the manifest does not name it" in problems
+
+
+def _rewrite(output: Path, part: int, rows: list[dict[str, Any]]) -> str:
+    path = output / _manifest(output).parts[part].path
+    pq.write_table(pa.Table.from_pylist(rows, schema=pq.read_schema(path)), path)
+    return str(path.relative_to(output))
+
+
+def test_a_row_that_occurs_in_two_parts(parquet_output):
+    first, second = (
+        pq.read_table(parquet_output / part.path).to_pylist() for part in _manifest(parquet_output).parts[:2]
+    )
+    second[3] = first[4]
+    name = _rewrite(parquet_output, 1, second)
+    problems = _problems(parquet_output)
+    assert f"{_manifest(parquet_output).parts[0].path}, {name}: the row 'row-4' occurs 2 times" in problems
+
+
+def test_many_rows_that_occur_twice_are_counted(parquet_output):
+    rows = pq.read_table(parquet_output / _manifest(parquet_output).parts[0].path).to_pylist()
+    _rewrite(parquet_output, 0, rows * 3 + [row | {"row_id": f"x{i % 15}"} for i, row in enumerate(rows * 3)])
+    assert "parts/: 15 rows more occur several times" in _problems(parquet_output)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rows_in": 26}, "rows_in is 26, the parts hold 25"),
+        ({"rows_out": "many"}, "rows_out is many, the parts hold 25"),
+        ({"rows_by_status": {"ok": 25}}, "rows_by_status is {'ok': 25}"),
+        ({"rows_by_status": []}, "rows_by_status is []"),
+        ({"num_prompt_tokens": 0}, "num_prompt_tokens is 0, the parts hold 125"),
+        ({"num_completion_tokens": None}, "num_completion_tokens is None, the parts hold 66"),
+        ({"keys_checksum": "0"}, "keys_checksum is 0"),
+        ({"output_format": "xml"}, "output_format 'xml' is unknown"),
+        ({"errors": []}, "errors/: 0 rows, not exactly the 3 rows"),
+        ({"parts": [{"path": "../x", "rows": 1, "bytes": 1, "sha256": ""}]}, "../x: the manifest names a file outside"),
+        ({"parts": [{"path": ["x"], "rows": 1, "bytes": 1, "sha256": ""}]}, "the manifest names a file outside"),
+        ({"parts": [{"path": "parts/x"}]}, "is not a result manifest"),
+        ({"parts": 1}, "is not a result manifest"),
+        ({"schema_version": 2}, "another schema version"),
+    ],
+)
+def test_a_manifest_that_is_wrong(output, changes, words):
+    _change_manifest(output, **changes)
+    assert words in _problems(output)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}"])
+def test_a_damaged_manifest(output, content):
+    (output / "manifest.json").write_bytes(content)
+    assert "manifest.json" in _problems(output)
+
+
+def test_other_errors_than_the_failed_rows(parquet_output):
+    first, second, _ = _manifest(parquet_output).errors
+    (parquet_output / second.path).write_bytes((parquet_output / first.path).read_bytes())
+    assert "errors/: 3 rows, not exactly the 3 rows" in _problems(parquet_output)
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [("status", "its column status is int64, not string"), ("row_id", "its column row_id is absent")],
+)
+def test_a_part_with_other_columns(parquet_output, column, problem):
+    part = parquet_output / _manifest(parquet_output).parts[0].path
+    table = pq.read_table(part).drop_columns([column])
+    table = table.append_column("status", pa.array(range(10))) if column == "status" else table
+    pq.write_table(table, part)
+    assert problem in _problems(parquet_output)
+
+
+def test_a_part_with_other_source_columns(parquet_output):
+    part = parquet_output / _manifest(parquet_output).parts[1].path
+    pq.write_table(pq.read_table(part).drop_columns(["question"]), part)
+    assert f"{part.name}: its columns differ from those of parts/part-00000" in _problems(parquet_output)
+
+
+@pytest.mark.parametrize(
+    ("output_format", "line", "words"),
+    [
+        ("jsonl", b"not json", "line 1 is none of a result"),
+        ("jsonl", b"[]", "line 1 is none of a result"),
+        ("jsonl", b"{}", "it lacks completion, error"),
+        ("openai", b"{}", "line 1 is none of a result"),
+        ("openai", b"\xff", "line 1 is none of a result"),
+        ("openai", b'{"custom_id": "x", "id": "y", "metadata": {}}', "line 1 is none of a result"),
+    ],
+)
+def test_lines_that_are_none_of_a_result(make_result, tmp_path, output_format, line, words):
+    output = tmp_path / "output"
+    manifest = publish_result(make_result(), str(output), output_format=output_format)
+    (output / manifest.parts[0].path).write_bytes(line + b"\n")
+    assert words in _problems(output)
+
+
+@pytest.mark.parametrize("change", [{"status": "good"}, {"row_id": None}, {"num_prompt_tokens": "5"}])
+def test_values_that_no_row_has(make_result, tmp_path, change):
+    output = tmp_path / "output"
+    manifest = publish_result(make_result(), str(output), output_format="jsonl")
+    path = output / manifest.parts[0].path
+    lines = path.read_text().split("\n")
+    lines[2] = json.dumps(json.loads(lines[2]) | change)
+    path.write_text("\n".join(lines))
+    assert "row 3 (counted from 1) has" in _problems(output)

@@ -1,0 +1,211 @@
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from kfp_llm_batch.errors import ConfigurationError, ResultError, StorageError
+from kfp_llm_batch.manifests import ResultManifest
+from kfp_llm_batch.results.audit import audit_result
+from kfp_llm_batch.results.publishing import check_destination, existing_result, fetch_result, publish_result
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_bytes().split(b"\n")[:-1]]
+
+
+def _files(folder: Path) -> dict[str, tuple[int, int]]:
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.stat().st_ino) for path in paths}
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl", "openai"])
+@pytest.mark.parametrize("rows", [0, 1, 25])
+def test_every_format_passes_its_audit(make_result, tmp_path, output_format, rows):
+    output = tmp_path / "output"
+    manifest = publish_result(make_result(rows=rows), str(output), output_format=output_format)
+    assert existing_result(str(output)) == manifest
+    report = audit_result(str(output))
+    assert report.problems == ()
+    assert report.rows == rows
+    assert report.parts == len(manifest.parts) + len(manifest.errors)
+    assert all(file.path.endswith({"parquet": "parquet"}.get(output_format, "jsonl")) for file in manifest.parts)
+
+
+def test_parts_are_named_by_their_content_and_uploaded_as_they_are(make_result, tmp_path):
+    local = make_result()
+    manifest = publish_result(local, str(tmp_path / "output"))
+    for index, part in enumerate(manifest.parts):
+        assert part.path == f"parts/part-{index:05d}-{part.sha256[:12]}.parquet"
+        assert (tmp_path / "output" / part.path).read_bytes() == (
+            local / f"parts/part-{index:05d}.parquet"
+        ).read_bytes()
+    assert len(manifest.errors) == 3
+
+
+def test_jsonl_has_every_column_of_every_row(make_result, tmp_path):
+    local = make_result()
+    manifest = publish_result(local, str(tmp_path / "output"), output_format="jsonl")
+    lines = [line for part in manifest.parts for line in _lines(tmp_path / "output" / part.path)]
+    expected = [row for path in sorted(local.glob("parts/*")) for row in pq.read_table(path).to_pylist()]
+    assert math.isnan(expected[1].pop("score"))
+    assert lines[1].pop("score") is None
+    assert lines == expected
+
+
+def test_openai_lines(make_result, tmp_path):
+    manifest = publish_result(make_result(rows=7), str(tmp_path / "output"), output_format="openai")
+    lines = _lines(tmp_path / "output" / manifest.parts[0].path)
+    first, failed = lines[0], lines[6]
+    key = first["response"]["request_id"]
+    assert (first["id"], first["custom_id"], first["error"]) == (f"batch_req_{key}", "row-0", None)
+    body = first["response"]["body"]
+    assert first["response"]["status_code"] == 200
+    assert body["object"] == "chat.completion"
+    assert body["model"] == "echo://"
+    assert body["choices"] == [
+        {
+            "index": 0,
+            "message": {"role": "assistant", "content": "answer 0 ü\u2028"},
+            "logprobs": None,
+            "finish_reason": "stop",
+        }
+    ]
+    assert body["usage"] == {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8}
+    assert (failed["response"], failed["error"]) == (None, {"code": "engine", "message": "it ended"})
+    assert failed["metadata"]["status"] == "failed"
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "jsonl", "openai"])
+def test_the_same_result_twice_is_one_result(make_result, tmp_path, output_format):
+    output = tmp_path / "output"
+    first = publish_result(make_result("one"), str(output), output_format=output_format)
+    before = _files(output)
+    again = make_result("two")
+    text = (again / "manifest.json").read_text().replace("2025-01-02", "2026-01-02")
+    (again / "manifest.json").write_text(text)
+    assert publish_result(again, str(output), output_format=output_format) == first
+    assert publish_result(again, str(output), output_format=output_format, overwrite=True) == first
+    assert _files(output) == before
+
+
+def test_another_result_is_left_untouched(make_result, tmp_path):
+    output = tmp_path / "output"
+    publish_result(make_result("one"), str(output))
+    before = _files(output)
+    with pytest.raises(ConfigurationError) as caught:
+        publish_result(make_result("two", answer="other"), str(output))
+    for word in ("25 rows", "echo://", "2025-01-02T03:04:05", "output_overwrite"):
+        assert word in str(caught.value)
+    with pytest.raises(ConfigurationError, match="Another result"):
+        publish_result(make_result("three"), str(output), output_format="jsonl")
+    assert _files(output) == before
+
+
+def test_overwrite_replaces_the_result_and_its_parts(make_result, tmp_path):
+    output = tmp_path / "output"
+    publish_result(make_result("one", rows=40), str(output))
+    manifest = publish_result(make_result("two", answer="other"), str(output), overwrite=True)
+    assert existing_result(str(output)) == manifest
+    assert len(_files(output)) == 1 + 3 + 3
+    assert audit_result(str(output)).ok
+
+
+def test_what_a_killed_publication_left_is_used_or_removed(make_result, tmp_path):
+    local, output = make_result(), tmp_path / "output"
+    manifest = publish_result(local, str(output))
+    (output / "manifest.json").unlink()
+    (output / manifest.parts[1].path).unlink()
+    (output / "parts/part-00007-0123456789ab.parquet").write_bytes(b"left over")
+    kept = _files(output)[manifest.parts[0].path]
+    assert existing_result(str(output)) is None
+    assert publish_result(local, str(output)) == manifest
+    assert _files(output)[manifest.parts[0].path] == kept
+    assert audit_result(str(output)).ok
+
+
+def test_a_lost_part_is_written_again(make_result, tmp_path):
+    local, output = make_result(), tmp_path / "output"
+    manifest = publish_result(local, str(output))
+    (output / manifest.parts[1].path).unlink()
+    assert publish_result(local, str(output)) == manifest
+    assert audit_result(str(output)).ok
+
+
+def test_a_damaged_local_part_is_not_published(make_result, tmp_path):
+    local = make_result()
+    part = local / "parts/part-00001.parquet"
+    part.write_bytes(part.read_bytes()[:-1] + b"x")
+    with pytest.raises(ResultError, match=r"part-00001.parquet is not what the manifest says"):
+        publish_result(local, str(tmp_path / "output"))
+    part.unlink()
+    with pytest.raises(ResultError, match=r"part-00001.parquet, and there is no such file"):
+        publish_result(local, str(tmp_path / "output"))
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_damaged_manifest_at_the_output_stops_unless_overwritten(make_result, tmp_path):
+    local, output = make_result(), tmp_path / "output"
+    output.mkdir()
+    (output / "manifest.json").write_text("{")
+    with pytest.raises(ResultError, match="is not a manifest"):
+        publish_result(local, str(output))
+    publish_result(local, str(output), overwrite=True)
+    assert audit_result(str(output)).ok
+
+
+def test_unfinished_local_result(tmp_path):
+    with pytest.raises(ResultError, match="no finished result"):
+        publish_result(tmp_path, str(tmp_path / "output"))
+
+
+def test_unknown_format(make_result, tmp_path):
+    with pytest.raises(ConfigurationError, match="Did you mean 'jsonl'"):
+        publish_result(make_result(), str(tmp_path / "output"), output_format="json")
+
+
+@pytest.mark.parametrize("output_format", ["parquet", "openai"])
+def test_a_fetched_result_is_the_same_result(make_result, tmp_path, output_format):
+    output = str(tmp_path / "output")
+    manifest = publish_result(make_result(), output, output_format=output_format)
+    assert fetch_result(output, tmp_path / "fetched") == manifest
+    assert audit_result(str(tmp_path / "fetched")).ok
+    assert publish_result(tmp_path / "fetched", output, output_format=output_format) == manifest
+
+
+def test_only_parquet_is_converted(make_result, tmp_path):
+    publish_result(make_result(), str(tmp_path / "output"), output_format="jsonl")
+    with pytest.raises(ConfigurationError, match="in the format jsonl cannot be converted"):
+        publish_result(tmp_path / "output", str(tmp_path / "other"))
+
+
+def test_fetching_finds_damage(make_result, tmp_path):
+    output = tmp_path / "output"
+    with pytest.raises(ResultError, match="There is no result at"):
+        fetch_result(str(output), tmp_path / "fetched")
+    manifest = publish_result(make_result(), str(output))
+    (output / manifest.parts[0].path).write_bytes(b"damaged")
+    with pytest.raises(ResultError, match="is not what the manifest says"):
+        fetch_result(str(output), tmp_path / "fetched")
+    assert not (tmp_path / "fetched/manifest.json").exists()
+
+
+def test_the_destination_is_probed_and_left_clean(tmp_path, caplog):
+    with caplog.at_level(logging.WARNING):
+        check_destination(str(tmp_path / "output"))
+    assert list((tmp_path / "output").iterdir()) == []
+    assert caplog.records == []
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(StorageError, match="A file stands where a folder should be"):
+        check_destination(str(tmp_path / "file"))
+    with pytest.raises(ConfigurationError, match="Received: 'hf'"):
+        check_destination("hf://org/name")
+
+
+def test_a_manifest_of_the_result_is_readable_as_such(make_result, tmp_path):
+    publish_result(make_result(), str(tmp_path / "output"))
+    text = (tmp_path / "output/manifest.json").read_text()
+    assert ResultManifest.from_json(text, "x").to_json() == text

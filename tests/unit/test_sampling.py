@@ -1,0 +1,40 @@
+import pytest
+
+from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.generation.sampling import SamplingConfig, parse_row_params
+
+
+def test_greedy_drops_what_changes_nothing():
+    config = SamplingConfig(temperature=0.0, top_p=0.5, seed=3, options={"top_k": 7})
+    assert config.effective(None) == {"max_tokens": 256, "temperature": 0.0, "n": 1}
+
+
+def test_row_params_win_over_the_run():
+    config = SamplingConfig(max_tokens=10, temperature=0.7)
+    effective = config.effective({"max_tokens": 20, "seed": 9, "stop": ["END"]})
+    assert effective == {"max_tokens": 20, "temperature": 0.7, "top_p": 1.0, "n": 1, "seed": 9, "stop": ["END"]}
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"max_tokens": 0}, "max_tokens is out of bounds"),
+        ({"max_tokens": True}, "max_tokens has the wrong type"),
+        ({"temperature": 2.5}, "temperature is out of bounds"),
+        ({"temperature": "hot"}, "temperature has the wrong type"),
+        ({"n": 2}, "all the same at temperature 0"),
+        ({"stop": ("",)}, "A stop string is empty"),
+        ({"options": {"top_kk": 3}}, "Did you mean 'top_k'"),
+        ({"json_schema": {"type": "strange"}}, "not a JSON schema"),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_wrong_values_are_named(values, message):
+    with pytest.raises(ConfigurationError, match=message):
+        SamplingConfig(**values)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '"max_tokens"'])
+def test_row_params_must_be_an_object(text):
+    with pytest.raises(ConfigurationError, match="params are not"):
+        parse_row_params(text)
