@@ -3,38 +3,52 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from kfp import compiler
 
 import kfp_llm_batch.components
 import kfp_llm_batch.pipelines
+from kfp_llm_batch.cli.parameter_tables import with_parameter_table
 from kfp_llm_batch.errors import ConfigurationError
 
 
 def compile_all(output: Path | None, *, check: bool) -> None:
     """Compile everything that is shipped; with `check`, compare with the files that are there.
 
+    Args:
+        output: Write the YAML below this folder instead of beside its source.
+        check: Write nothing.
+
     Raises:
-        ConfigurationError: With `check`: a file is not what its source compiles to.
+        ConfigurationError: With `check`: a file is not what its source makes it.
     """
-    stale = []
-    for place, function in _sources().items():
-        target = place if output is None else output / place.parent.name / place.name
-        compiled = _compiled(function)
-        if target.exists() and target.read_text(encoding="utf-8") == compiled:
-            continue
-        stale.append(f"{target.parent.name}/{target.name}")
-        if not check:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(compiled, encoding="utf-8")
-            print(f"wrote {target}")
-    if check and stale:
-        raise ConfigurationError(
-            f"Not what the sources compile to: {', '.join(stale)}", remedy="Run: kfp-llm-batch compile"
-        )
+    stale = [path for path, text in _generated(output) if not (path.exists() and path.read_text("utf-8") == text)]
     if check:
-        print(f"{len(_sources())} compiled files are up to date")
+        if stale:
+            names = ", ".join(f"{path.parent.name}/{path.name}" for path in stale)
+            raise ConfigurationError(f"Not what the sources make of them: {names}", remedy="Run: kfp-llm-batch compile")
+        print("All compiled files are up to date.")
+        return
+    for path, text in _generated(output):
+        if path in stale:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path}")
+
+
+def _generated(output: Path | None) -> Iterator[tuple[Path, str]]:
+    """Each file that is made from sources, with its text: the compiled YAML, and the table in the README beside it."""
+    for place, function in _sources().items():
+        compiled = _compiled(function)
+        if output is not None:
+            yield output / place.parent.name / place.name, compiled
+            continue
+        yield place, compiled
+        readme = place.with_name("README.md")
+        if readme.exists():
+            yield readme, with_parameter_table(readme.read_text(encoding="utf-8"), compiled)
 
 
 def _sources() -> dict[Path, object]:
