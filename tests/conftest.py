@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import socket
 import subprocess
 import time
@@ -21,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
 from kfp_llm_batch.manifests import Checksum, ResultManifest, StoredFile
 from kfp_llm_batch.schemas import completions_schema
 from kfp_llm_batch.storage.embedded_store import EmbeddedStore
@@ -46,6 +48,15 @@ class GcsServer:
                 return True
         except urllib.error.URLError:
             return False
+
+
+@pytest.fixture(autouse=True)
+def _restored_logging() -> Iterator[None]:
+    """A step and the command line configure logging for their whole process, which here is that of all tests."""
+    logger = logging.getLogger("kfp_llm_batch")
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before
 
 
 @pytest.fixture(scope="session")
@@ -178,3 +189,20 @@ def _manifest(
         versions={},
         machine={},
     )
+
+
+MakePrompts = Callable[..., Path]
+
+
+@pytest.fixture
+def make_prompts(tmp_path: Path) -> MakePrompts:
+    """Loads rows as the first step does, rendered from their column `question`; gives the folder of prompts."""
+
+    def make(rows: list[dict[str, Any]], name: str = "prompts", **config: Any) -> Path:
+        dataset = tmp_path / f"{name}.jsonl"
+        dataset.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        rendering = {} if "messages_column" in config else {"prompt_template": "{{ question }}"}
+        load_dataset(DatasetConfig(uri=str(dataset), **{**rendering, **config}), tmp_path / name)
+        return tmp_path / name
+
+    return make

@@ -7,7 +7,8 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from types import UnionType
+from typing import Any, Self, get_args, get_origin, get_type_hints
 
 from kfp_llm_batch.errors import DataError
 
@@ -71,14 +72,41 @@ class _Manifest:
                 )
             if unknown := sorted(fields.keys() - known):
                 raise DataError(f"{origin} has unknown fields", received=unknown)
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             if isinstance(error, DataError):
                 raise
             raise DataError(f"{origin} is not a manifest of this product: {error}") from error
         return dict(fields)
 
 
+def _check_types(cls: type, fields: dict[str, Any]) -> None:
+    """Hold JSON values against the fields' annotations; absent ones are left to the constructor.
+
+    Raises:
+        TypeError: A value has another type.
+    """
+    for name, expected in get_type_hints(cls).items():
+        if name in fields and not _fits(fields[name], expected):
+            raise TypeError(f"{name} has a value of the wrong type")
+
+
+def _fits(value: object, expected: Any) -> bool:
+    if expected is Any:
+        return True
+    origin, kinds = get_origin(expected), get_args(expected)
+    if origin is UnionType:
+        return any(_fits(value, kind) for kind in kinds)
+    if origin is dict:
+        return isinstance(value, dict) and all(_fits(entry, kinds[1]) for entry in value.values())
+    if origin is tuple:
+        return isinstance(value, list)
+    # To isinstance True would be an int; a whole number is as good as a float.
+    return type(value) in ((int, float) if expected is float else (expected,))
+
+
 def _files(entries: list[dict[str, Any]]) -> tuple[StoredFile, ...]:
+    for entry in entries:
+        _check_types(StoredFile, entry)
     return tuple(StoredFile(**entry) for entry in entries)
 
 
@@ -102,6 +130,7 @@ class PromptsManifest(_Manifest):
         """Parse a manifest; `origin` names it in errors."""
         fields = cls._fields(text, origin)
         try:
+            _check_types(cls, fields)
             return cls(**{**fields, "shards": _files(fields["shards"])})
         except (TypeError, KeyError) as error:
             raise DataError(f"{origin} is not a prompts manifest: {error}") from error
@@ -141,6 +170,7 @@ class ResultManifest(_Manifest):
         """Parse a manifest; `origin` names it in errors."""
         fields = cls._fields(text, origin)
         try:
+            _check_types(cls, fields)
             return cls(**{**fields, "parts": _files(fields["parts"]), "errors": _files(fields["errors"])})
         except (TypeError, KeyError) as error:
             raise DataError(f"{origin} is not a result manifest: {error}") from error

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
+from kfp_llm_batch.duplicates import DuplicateFinder
 from kfp_llm_batch.errors import DataError
-
-_SUSPECTS = 1_000
 
 
 class RowIds:
@@ -20,9 +17,9 @@ class RowIds:
 
     def __init__(self, column: str | None) -> None:
         self.column = column
-        self._hashes = array("q")
+        self._duplicates = DuplicateFinder()
 
-    def take(self, row: dict[str, Any], index: int) -> str:
+    def take(self, row: Mapping[str, Any], index: int) -> str:
         """The id of the row with the zero-based number `index`.
 
         Raises:
@@ -38,7 +35,7 @@ class RowIds:
                 received=value,
                 remedy="Give every row its own id, or leave out dataset_id_column to number the rows.",
             )
-        self._hashes.append(hash(row_id))
+        self._duplicates.add(row_id)
         return row_id
 
     def check_unique(self, shard: Path) -> None:
@@ -47,7 +44,7 @@ class RowIds:
         Raises:
             DataError: An id occurs twice; the message names its rows.
         """
-        if suspects := self._suspects():
+        if suspects := self._duplicates.suspects():
             seen: dict[str, int] = {}
             for number, row_id in enumerate(_stored_ids(shard), start=1):
                 if hash(row_id) not in suspects:
@@ -55,19 +52,10 @@ class RowIds:
                 if row_id in seen:
                     raise DataError(
                         f"Rows {seen[row_id]} and {number} (counted from 1) have the same id in column {self.column!r}",
-                        received=row_id,
+                        received=row_id[:80],
                         remedy="Make the ids unique, or leave out dataset_id_column to number the rows.",
                     )
                 seen[row_id] = number
-
-    def _suspects(self) -> frozenset[int]:
-        """Some hashes that occur more than once; a thousand, so that the exact look stays small."""
-        if not self._hashes:
-            return frozenset()
-        hashes = np.frombuffer(self._hashes, dtype=np.int64)
-        hashes.sort()
-        repeated = hashes[1:][hashes[1:] == hashes[:-1]]
-        return frozenset(np.unique(repeated)[:_SUSPECTS].tolist())
 
 
 def _stored_ids(shard: Path) -> Iterator[str]:

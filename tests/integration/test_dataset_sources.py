@@ -53,6 +53,15 @@ def test_object_stores(stored, tmp_path, path, expected):
     assert read(stored + path, tmp_path / "work") == expected
 
 
+@pytest.mark.store
+@pytest.mark.parametrize(("limit", "fetched"), [(1, 1), (2, 2), (3, 3), (9, 3)])
+def test_limit_fetches_no_more_files_than_it_needs(s3_uri, tmp_path, limit, fetched):
+    for number, line in enumerate(LINES):
+        open_store(s3_uri).write(f"{number}.jsonl", line.encode())
+    assert read(s3_uri, tmp_path, limit=limit) == ["a", "b", "c"][:limit]
+    assert len(list(tmp_path.rglob("*.jsonl"))) == fetched
+
+
 def test_saved_folder_in_a_store(store_uri, tmp_path):
     datasets.Dataset.from_list([{"q": "a"}, {"q": "b"}]).save_to_disk(tmp_path / "saved")
     store = open_store(store_uri)
@@ -132,6 +141,11 @@ def test_web_address_without_extension_needs_a_format(web, tmp_path):
     with pytest.raises(ConfigurationError, match="Set dataset_format"):
         read(f"{web[0]}/ok/download", tmp_path)
     assert read(f"{web[0]}/ok/download", tmp_path, format="jsonl") == ["a", "b", "c"]
+
+
+def test_an_address_that_is_none_is_a_wrong_parameter(tmp_path):
+    with pytest.raises(ConfigurationError, match=r"http://\[::1/a.jsonl is not an address of a web server"):
+        read("http://user:hunter2@[::1/a.jsonl", tmp_path)
 
 
 def test_unreachable_server_is_a_storage_error(tmp_path):

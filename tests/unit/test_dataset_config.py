@@ -18,6 +18,9 @@ BAD = {
     "format of a hub dataset": ({"uri": "hf://acme/faq", "format": "csv"}, r"does not apply.*Received: 'csv'"),
     "half an example": ({"examples": [{"user": "a"}]}, r"example 1 is not a pair"),
     "example with a number": ({"examples": [{"user": "a", "assistant": 1}]}, r"example 1 is not a pair"),
+    "example is a number": ({"examples": [1]}, r"example 1 is not a pair of texts. Received: 1\. "),
+    "example is a text": ({"examples": ["user"]}, r"example 1 is not a pair of texts. Received: 'user'"),
+    "example is null": ({"examples": [None]}, r"example 1 is not a pair of texts. Received: None"),
     "surrogate in system": ({"system": "a\ud800"}, r"prompt_system holds a NUL or half of a surrogate pair"),
     "NUL in template": ({"prompt_template": "a\0"}, r"prompt_template holds a NUL"),
 }

@@ -119,6 +119,18 @@ def test_folder_reads_all_files_of_its_format_and_passes_over_others(tmp_path):
     assert read(tmp_path, tmp_path) == ROWS
 
 
+def test_folders_behind_links_are_read_and_loops_are_not(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.jsonl").write_bytes(as_jsonl(ROWS[:1]))
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    (dataset / "b.jsonl").write_bytes(as_jsonl(ROWS[1:]))
+    (dataset / "a").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "loop").symlink_to(dataset)
+    assert read(dataset, tmp_path) == ROWS
+    assert read(dataset / "*/*.jsonl", tmp_path) == ROWS[:1]
+
+
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [("*.jsonl", 1), ("**/*.jsonl", 3), ("deep/?.jsonl", 1), ("deep/[b-c]*.jsonl", 2), ("deep/[!c]*.jsonl", 1)],
@@ -149,6 +161,11 @@ def test_texts_that_look_like_dates_or_numbers_stay_texts(tmp_path):
     assert read(tmp_path / "data.csv", tmp_path) == [{"day": "2024-01-02", "zip": "00501"}]
 
 
+def test_blank_lines_of_a_csv_are_no_rows(tmp_path):
+    (tmp_path / "data.csv").write_text("q,a\n1,2\n\n3,4\n  \n")
+    assert read(tmp_path / "data.csv", tmp_path) == [{"q": "1", "a": "2"}, {"q": "3", "a": "4"}]
+
+
 def test_empty_objects_become_text_since_parquet_cannot_store_them(tmp_path):
     (tmp_path / "data.jsonl").write_text('{"q": "a", "meta": {}}\n')
     assert read(tmp_path / "data.jsonl", tmp_path) == [{"q": "a", "meta": "{}"}]
@@ -160,19 +177,13 @@ def test_parquet_files_with_other_columns_are_merged(tmp_path):
     assert read(tmp_path, tmp_path) == [{"q": "a", "n": 1, "more": None}, {"q": "b", "n": None, "more": "x"}]
 
 
-def test_dictionary_columns_are_read_as_plain_ones(tmp_path):
-    table = pa.table({"q": pa.array(["a", "b"]).dictionary_encode()})
-    with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as file:
-        file.write_table(table)
-    assert read(tmp_path / "a.arrow", tmp_path) == [{"q": "a"}, {"q": "b"}]
-
-
-def test_invalid_bytes_of_a_column_are_replaced_and_reported(tmp_path):
-    raw = pa.array([b"good", b"bad \xff", None]).view(pa.string())
-    pq.write_table(pa.table({"q": raw}), tmp_path / "a.parquet")
-    (batch,) = open_dataset(DatasetConfig(uri=str(tmp_path / "a.parquet")), tmp_path).batches()
-    assert batch.table.column("q").to_pylist() == ["good", "bad \ufffd", None]
-    assert batch.faults == {1: "column 'q' holds bytes that are not UTF-8"}
+def test_unpacking_leaves_the_folder_of_the_data_alone(tmp_path):
+    (tmp_path / "data").mkdir()
+    compressed_parquet(tmp_path / "data" / "a.parquet.gz", ROWS)
+    (tmp_path / "data" / "a.parquet").write_text("precious")
+    assert read(tmp_path / "data" / "a.parquet.gz", tmp_path / "work") == ROWS
+    assert (tmp_path / "data" / "a.parquet").read_text() == "precious"
+    assert len(list((tmp_path / "data").iterdir())) == 2
 
 
 def test_revision_is_a_digest_of_what_was_read(tmp_path):
@@ -210,6 +221,9 @@ BROKEN = {
     "object in array": ("a.json", b'{"q": 1}', DataError, r"not a JSON array of objects. Received: 'dict'"),
     "text in array": ("a.json", b'[{"q": 1}, "x"]', DataError, r"element 2 is not a JSON object"),
     "ragged row": ("a.csv", b"q,a\n1,2\n1,2,3\n", DataError, r"a.csv line 3 has 3 cells, but the header has 2"),
+    "one cell": ("a.csv", b"q,a\n1,2\n3\n", DataError, r"a.csv line 3 has 1 cells, but the header has 2"),
+    "long cells": ("a.csv", b"q\n1,%s\n" % (b"x" * 5_000), DataError, r"a.csv line 2 has 2 cells"),
+    "long value": ("a.jsonl", b'{"q": 1}\n{"q": "%s"}' % (b"x" * 5_000), DataError, r"line 2: column 'q' changes its"),
     "open quote": ("a.csv", b'q\n"1\n', DataError, r"a.csv line 2 is not valid CSV: unexpected end of data"),
     "same column": ("a.csv", b"q,q\n1,2\n", DataError, r"several columns of the same name. Received: \['q'\]"),
     "UTF-16": ("a.csv", "q\n1\n".encode("utf-16"), DataError, r"line 1 is not UTF-8.*Save the file as UTF-8"),
@@ -236,6 +250,10 @@ def mixed(folder: Path) -> None:
     (folder / "b.jsonl").write_text('{"q": 1}\n')
 
 
+def hidden(folder: Path) -> None:
+    (folder / "_a.csv").write_text("q\n1\n")
+
+
 def unlike(folder: Path) -> None:
     write_parquet(folder / "a.parquet", [{"q": 1}])
     write_parquet(folder / "b.parquet", [{"q": "x"}])
@@ -247,6 +265,9 @@ PLACES = {
     "empty folder": ("", None, {}, r"is an empty folder"),
     "mixed formats": ("", mixed, {}, r"several formats.*a.csv.*b.jsonl.*dataset_format"),
     "other types": ("", unlike, {}, r"b.parquet has columns of other types than .*a.parquet.*int64 vs string"),
+    "set of a wildcard": ("[z-a]*.jsonl", None, {}, r"a wildcard that is not valid: bad character range z-a"),
+    "long name": ("a" * 5_000, None, {}, r"cannot be opened: File name too long. Check dataset_uri"),
+    "hidden files": ("", hidden, {"format": "csv"}, r"holds only files whose names start with.*Received: '_a.csv'"),
     "split of a file": ("a.csv", mixed, {"split": "test"}, r"has no splits. Received: 'test'"),
     "not saved": ("", mixed, {"format": "saved"}, r"save_to_disk.*Allowed: state.json"),
     "split not saved": ("s", lambda f: write_saved_splits(f / "s", ROWS), {"split": "onyl"}, r"Did you mean 'only'"),

@@ -140,6 +140,7 @@ STRUCTURAL = {
     "empty id": (lines({"q": "a", "i": ""}), {"id_column": "i"}, r"Row 1 .* has no id in column 'i'.*''"),
     "our column": (lines({"q": "a", "status": 1}), {}, r"names this product uses for its own. Received: \['status'\]"),
     "fault column": (lines({"q": "a", "fault": 1}), {}, r"Received: \['fault'\]"),
+    "long id": (lines({"q": "x" * 5_000}, {"q": "x" * 5_000}), {"id_column": "q"}, r"Rows 1 and 2 .* 'x{80}'\."),
     "template": (lines({"question": "a"}), {}, r"not columns of the dataset: q.*Allowed: question"),
 }
 
@@ -149,6 +150,12 @@ def test_structural_faults_are_errors(tmp_path, text, config, message):
     with pytest.raises(BatchError, match=message):
         load(tmp_path, text, prompt_template="{{ q }}", **config)
     assert not (tmp_path / "out/manifest.json").exists()
+
+
+def test_an_id_column_beside_openai_lines_is_refused(tmp_path):
+    line = {"custom_id": "a", "body": {"messages": [{"role": "user", "content": "x"}]}}
+    with pytest.raises(ConfigurationError, match=r"dataset_id_column does not apply to OpenAI .* Received: 'key'"):
+        load(tmp_path, lines(line), id_column="key")
 
 
 def test_repeated_custom_ids_are_errors(tmp_path):
@@ -169,6 +176,36 @@ def test_unwritable_folder_is_a_storage_error(tmp_path):
     (tmp_path / "out").write_text("a file")
     with pytest.raises(StorageError, match=r"cannot be written to .*out: .*Check that it is a folder"):
         load(tmp_path, lines({"q": "a"}), prompt_template="{{ q }}")
+
+
+def contents(folder: Path) -> list[str]:
+    return [row[0]["content"] for row in prompts(folder / "out").column("messages").to_pylist()]
+
+
+def test_a_prompt_does_not_depend_on_other_rows(tmp_path):
+    rows = {"q": 1, "meta": {"a": 1}}, {"q": 1.5, "meta": {"b": {}}}, {"meta": {"a": 2, "b": {"c": 1}}}
+    load(tmp_path, lines(*rows), prompt_template="{{ q or '-' }} {{ meta | tojson }}")
+    assert contents(tmp_path) == ['1 {"a": 1}', '1.5 {"b": {}}', '- {"a": 2, "b": {"c": 1}}']
+    assert prompts(tmp_path / "out").column("q").to_pylist() == [1.0, 1.5, None]
+
+
+def test_ids_are_those_of_the_data(tmp_path):
+    load(tmp_path, lines({"q": "a", "i": 1}, {"q": "b", "i": 2.5}), prompt_template="{{ q }}", id_column="i")
+    assert prompts(tmp_path / "out").column("row_id").to_pylist() == ["1", "2.5"]
+
+
+@pytest.mark.parametrize("column", ["messages", "chat"])
+def test_messages_and_params_may_differ_in_type(tmp_path, column):
+    values: list[object] = ["a", [{"type": "text", "text": "b"}]]
+    chats: list[object] = [[{"role": "user", "content": value}] for value in values]
+    params = [{"stop": "x"}, {"stop": ["x"]}, None, None, '{"seed": 1}']
+    rows = zip([*chats, json.dumps(chats[0]), None, 5], params, strict=True)
+    load(tmp_path, lines(*({column: chat, "params": given} for chat, given in rows)), messages_column=column)
+    stored = prompts(tmp_path / "out").to_pylist()
+    assert [row["messages"] and row["messages"][0]["content"] for row in stored] == ["a", "b", "a", [], []]
+    assert [row["params"] for row in stored] == ['{"stop": "x"}', '{"stop": ["x"]}', None, None, None]
+    assert "messages must be a list, not int" in stored[4]["fault"]
+    assert stored[1].get("chat") == (json.dumps(chats[1]) if column == "chat" else None)
 
 
 def fingerprint(folder: Path, text: str, **config: Any) -> str:

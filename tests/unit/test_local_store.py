@@ -1,3 +1,4 @@
+import errno
 import os
 import subprocess
 from pathlib import Path
@@ -23,6 +24,19 @@ def test_a_failed_upload_leaves_nothing(tmp_path: Path):
     with pytest.raises(StorageError):
         open_store(str(tmp_path / "store")).upload(tmp_path / "none", "x")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("code", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_disk_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code):
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "link", refuse)
+    store = open_store(str(tmp_path))
+    assert store.write("x", b"first", only_if_absent=True)
+    assert not store.write("x", b"second", only_if_absent=True)
+    assert store.read("x") == b"first"
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
 
 
 def test_a_file_where_a_folder_should_be(tmp_path: Path):

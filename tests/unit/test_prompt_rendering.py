@@ -32,6 +32,9 @@ def openai(body: object, url: str | None = "/v1/chat/completions") -> Prompt:
         ("{% if nothing %}x{% else %}y{% endif %}", "y"),
         ("{{ meta.a }}{{ tags | join('+') }}", "1x+y"),
         ("{% set z = n * 2 %}{{ z }}", "6"),
+        ("{{ 2 ** 3 * 4 % 5 }} {{ 'x' * 3 }} {{ '%3d|%%' % n }} {{ '%d-%s' | format(n, q) }}", "2 xxx   3|% 3-<b>&"),
+        ("{{ '{:05d} 12345'.format(n) }}{{ '{:*>3}'.format(n) }}{{ '3' | center(5) }}|", "00003 12345**3  3  |"),
+        ("{{ tags }} {{ (1, 2.5) }} {{ true }} {{ meta.items() | list }}", "['x', 'y'] (1, 2.5) True [('a', 1)]"),
         ("{{ q | tojson }}", '"\\u003cb\\u003e\\u0026"'),
     ],
 )
@@ -109,6 +112,10 @@ def test_openai_body_becomes_our_parameters():
     assert openai({"messages": [USER], "response_format": {"type": "text"}}, url=None).params is None
 
 
+def test_empty_tools_and_logit_bias_ask_for_nothing():
+    assert openai({"messages": [USER], "tools": [], "logit_bias": {}}).params is None
+
+
 IMAGE = {"type": "image_url", "image_url": {"url": "http://x"}}
 
 BAD_MESSAGES = {
@@ -144,6 +151,35 @@ BAD_ROWS = {
     "no such key": ("{{ row['x y'] }}", {"q": 1}, "template_error: UndefinedError: "),
     "unsafe": ("{{ q.__class__.__mro__ }}", {"q": "a"}, "template_error: SecurityError: access to attribute"),
     "changes data": ("{{ q.append(1) }}", {"q": []}, "template_error: SecurityError: "),
+    "method": ("{{ q.title }}", {"q": "a"}, "template_error: TypeError: a builtin_function_or_method would be printed"),
+    "method of the row": ("{{ row.keys }}", {"q": "a"}, "template_error: TypeError: a builtin_function_or_method "),
+    "generator": ("{{ q | map('upper') }}", {"q": "a"}, "template_error: TypeError: a generator would be printed"),
+    "class": ("{{ cycler }}", {"q": "a"}, "template_error: TypeError: a type would be printed"),
+    "endless macro": ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", {"q": "a"}, "template_error: RecursionError"),
+    "long text": ("{{ 'x' * 10 ** 10 }}", {"q": "a"}, "template_error: OverflowError: a product is longer"),
+    "long list": ("{{ 10 ** 10 * q }}", {"q": ["a"]}, "template_error: OverflowError: a product is longer"),
+    "long power": ("{{ 10 ** (10 ** 8) }}", {"q": "a"}, "template_error: OverflowError: a number has more than"),
+    "unprinted power": (
+        "{% set x = 10 ** (10 ** 8) %}x",
+        {"q": "a"},
+        "template_error: OverflowError: a number has more",
+    ),
+    "wide operator": ("{{ '%9999999999d' % q }}", {"q": 1}, "template_error: OverflowError: a format asks"),
+    "wide by value": ("{{ '%*d' % (9999999999, q) }}", {"q": 1}, "template_error: OverflowError: a format asks"),
+    "wide filter": ("{{ '%9999999999d' | format(q) }}", {"q": 1}, "template_error: OverflowError: a format asks"),
+    "wide format": ("{{ '{:9999999999}'.format(q) }}", {"q": 1}, "template_error: OverflowError: a format asks"),
+    "wide nested format": (
+        "{{ '{:{}}'.format(q, 10 ** 10) }}",
+        {"q": 1},
+        "template_error: OverflowError: a format asks",
+    ),
+    "wide method": ("{{ q.center(9999999999) }}", {"q": "a"}, "template_error: OverflowError: a width is beyond"),
+    "wide center": ("{{ q | center(9999999999) }}", {"q": "a"}, "template_error: OverflowError: a width is beyond"),
+    "long prompt": (
+        "{% for i in range(90000) %}{{ 'x' * 100000 }}{% endfor %}",
+        {"q": "a"},
+        "template_error: OverflowError: the prompt is longer than 16777216 characters",
+    ),
     "params no JSON": ("{{ q }}", {"q": "a", "params": "{"}, "bad_params: params is not JSON: "),
     "params list": ("{{ q }}", {"q": "a", "params": "[1]"}, "bad_params: params must be a JSON object, not list"),
     "params text": ("{{ q }}", {"q": "a", "params": '{"stop": ["\\ud800"]}'}, "bad_params: the parameters hold half"),
@@ -159,8 +195,9 @@ def test_template_errors_are_faults_of_the_row(template, row, message):
 
 
 BAD_BODIES = {
-    "tools": ({"tools": []}, "bad_params: body.tools is not supported; allowed: frequency_penalty"),
+    "tools": ({"tools": [{}]}, "bad_params: body.tools is not supported; allowed: frequency_penalty"),
     "JSON mode": ({"response_format": {"type": "json_object"}}, 'bad_params: body.response_format {"type": "json_obj'),
+    "logit bias": ({"logit_bias": {"5": 1}}, "bad_params: body.logit_bias is not supported"),
     "logprobs": ({"top_logprobs": 2}, "bad_params: body.logprobs must be true"),
     "no messages": ({"messages": None}, "bad_messages: messages must be a list, not null"),
 }
@@ -189,6 +226,8 @@ BAD_CONFIGS = {
     "syntax": ({"prompt_template": "a\n{{ question "}, r"does not compile \(line 2\): unexpected end of template"),
     "filter": ({"prompt_template": "{{ question | shout }}"}, r"does not compile.*No filter named 'shout'"),
     "random": ({"prompt_template": "{{ question | random }}"}, r"No filter named 'random'"),
+    "nested": ({"prompt_template": "{{ " + "(" * 5000 + "question" + ")" * 5000 + " }}"}, r"too deeply nested to comp"),
+    "long number": ({"prompt_template": "{{ " + "9" * 5000 + " }}"}, r"too large or too deeply nested to compile"),
     "messages": ({"messages_column": "mesages"}, r"prompt_messages_column is not a column.*'mesages'"),
     "nothing": ({}, r"Nothing says how a row becomes a prompt.*column question.*Give prompt_template"),
 }

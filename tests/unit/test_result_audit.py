@@ -1,4 +1,6 @@
+import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,10 @@ def _manifest(output: Path) -> ResultManifest:
 def _change_manifest(output: Path, **changes: object) -> None:
     path = output / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def _entry(path: object) -> dict[str, object]:
+    return {"path": path, "rows": 1, "bytes": 1, "sha256": ""}
 
 
 def _problems(output: Path) -> str:
@@ -132,16 +138,34 @@ def test_many_rows_that_occur_twice_are_counted(parquet_output):
     ("changes", "words"),
     [
         ({"rows_in": 26}, "rows_in is 26, the parts hold 25"),
-        ({"rows_out": "many"}, "rows_out is many, the parts hold 25"),
+        ({"rows_out": "many"}, "rows_out has a value of the wrong type"),
+        ({"rows_in": 25.0}, "rows_in has a value of the wrong type"),
+        ({"rows_in": True}, "rows_in has a value of the wrong type"),
+        ({"model": [1]}, "model has a value of the wrong type"),
+        ({"timings_seconds": [1]}, "timings_seconds has a value of the wrong type"),
+        ({"versions": {"python": 3}}, "versions has a value of the wrong type"),
+        ({"dataset": {"fingerprint": "f", "rows": 99}}, "dataset.rows is 99, the parts hold 25"),
+        ({"dataset": {"fingerprint": "f", "rows": 25.0}}, "dataset.rows is 25.0, the parts hold 25"),
+        ({"dataset": {}}, "dataset.rows is None, the parts hold 25"),
         ({"rows_by_status": {"ok": 25}}, "rows_by_status is {'ok': 25}"),
-        ({"rows_by_status": []}, "rows_by_status is []"),
+        ({"rows_by_status": []}, "rows_by_status has a value of the wrong type"),
+        ({"rows_by_status": {"ok": "all"}}, "rows_by_status has a value of the wrong type"),
         ({"num_prompt_tokens": 0}, "num_prompt_tokens is 0, the parts hold 125"),
-        ({"num_completion_tokens": None}, "num_completion_tokens is None, the parts hold 66"),
+        ({"num_completion_tokens": None}, "num_completion_tokens has a value of the wrong type"),
+        ({"num_completion_tokens": 0}, "num_completion_tokens is 0, the parts hold 66"),
         ({"keys_checksum": "0"}, "keys_checksum is 0"),
         ({"output_format": "xml"}, "output_format 'xml' is unknown"),
         ({"errors": []}, "errors/: 0 rows, not exactly the 3 rows"),
-        ({"parts": [{"path": "../x", "rows": 1, "bytes": 1, "sha256": ""}]}, "../x: the manifest names a file outside"),
-        ({"parts": [{"path": ["x"], "rows": 1, "bytes": 1, "sha256": ""}]}, "the manifest names a file outside"),
+        ({"parts": [_entry("../x")]}, "../x: the manifest names a file outside"),
+        ({"parts": [_entry("parts/\0x")]}, "the manifest names a file outside"),
+        ({"parts": [_entry("parts/.")]}, "parts/.: the manifest names a file outside"),
+        ({"parts": [_entry("parts/./x")]}, "parts/./x: the manifest names a file outside"),
+        ({"parts": [_entry("parts/")]}, "parts/: it is missing"),
+        ({"parts": [_entry("parts/" + "x" * 5000)]}, "x: it is missing"),
+        ({"parts": [_entry(["x"])]}, "path has a value of the wrong type"),
+        ({"parts": [_entry("parts/x") | {"rows": 1.0}]}, "rows has a value of the wrong type"),
+        ({"parts": ["x"]}, "is not a result manifest"),
+        ({"parts": {"a": 1}}, "parts has a value of the wrong type"),
         ({"parts": [{"path": "parts/x"}]}, "is not a result manifest"),
         ({"parts": 1}, "is not a result manifest"),
         ({"schema_version": 2}, "another schema version"),
@@ -152,7 +176,9 @@ def test_a_manifest_that_is_wrong(output, changes, words):
     assert words in _problems(output)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}"])
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"null", b"\xff\xfe", b"{}", b"[" * 100_000], ids=lambda content: repr(content[:9])
+)
 def test_a_damaged_manifest(output, content):
     (output / "manifest.json").write_bytes(content)
     assert "manifest.json" in _problems(output)
@@ -191,6 +217,7 @@ def test_a_part_with_other_source_columns(parquet_output):
         ("openai", b"{}", "line 1 is none of a result"),
         ("openai", b"\xff", "line 1 is none of a result"),
         ("openai", b'{"custom_id": "x", "id": "y", "metadata": {}}', "line 1 is none of a result"),
+        pytest.param("jsonl", b"[" * 100_000, "line 1 is none of a result", id="nested"),
     ],
 )
 def test_lines_that_are_none_of_a_result(make_result, tmp_path, output_format, line, words):
@@ -200,12 +227,93 @@ def test_lines_that_are_none_of_a_result(make_result, tmp_path, output_format, l
     assert words in _problems(output)
 
 
-@pytest.mark.parametrize("change", [{"status": "good"}, {"row_id": None}, {"num_prompt_tokens": "5"}])
-def test_values_that_no_row_has(make_result, tmp_path, change):
+@pytest.mark.parametrize(
+    ("row", "change", "words"),
+    [
+        (3, {"status": "good"}, "has the unknown status 'good'"),
+        (3, {"row_id": None}, "has no row_id"),
+        (3, {"num_prompt_tokens": "5"}, "has a number of tokens that is no number"),
+        (3, {"num_prompt_tokens": True}, "has a number of tokens that is no number"),
+        (3, {"completion": 12345}, "has no completion that is text, and its status is ok"),
+        (3, {"completion": None}, "has no completion that is text, and its status is ok"),
+        (3, {"error": {"code": "engine", "message": ""}}, "has an error, and its status is ok"),
+        (7, {"error": None}, "has no error code, and its status is failed"),
+        (7, {"error": {"code": None, "message": "it ended"}}, "has no error code, and its status is failed"),
+        (7, {"error": "it ended"}, "has no error code, and its status is failed"),
+    ],
+)
+def test_values_that_no_row_has(make_result, tmp_path, row, change, words):
     output = tmp_path / "output"
-    manifest = publish_result(make_result(), str(output), output_format="jsonl")
-    path = output / manifest.parts[0].path
-    lines = path.read_text().split("\n")
-    lines[2] = json.dumps(json.loads(lines[2]) | change)
-    path.write_text("\n".join(lines))
-    assert "row 3 (counted from 1) has" in _problems(output)
+    path = output / publish_result(make_result(), str(output), output_format="jsonl").parts[0].path
+    _change_line(path, row, lambda line: line | change)
+    assert f"row {row} (counted from 1) {words}" in _problems(output)
+
+
+def _change_line(path: Path, number: int, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    lines = path.read_bytes().split(b"\n")
+    lines[number - 1] = json.dumps(change(json.loads(lines[number - 1]))).encode()
+    path.write_bytes(b"\n".join(lines))
+
+
+@pytest.mark.parametrize(
+    ("row", "change", "words"),
+    [
+        (3, {"response": {"body": {"choices": []}}}, "line 3 is none of a result"),
+        (3, {"response": {"body": {"choices": [{"message": {"content": None}}]}}}, "has no completion that is text"),
+        (3, {"response": {"body": {"choices": [{"message": {"content": 1}}]}}}, "has no completion that is text"),
+        (7, {"error": {"message": "no code"}}, "has no error code"),
+    ],
+)
+def test_openai_values_that_no_row_has(make_result, tmp_path, row, change, words):
+    output = tmp_path / "output"
+    path = output / publish_result(make_result(), str(output), output_format="openai").parts[0].path
+    _change_line(path, row, lambda line: line | change)
+    assert words in _problems(output)
+
+
+def _without_question(line: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in line.items() if name != "question"}
+
+
+@pytest.mark.parametrize("row", [1, 3])
+def test_a_line_that_lost_a_column(make_result, tmp_path, row):
+    output = tmp_path / "output"
+    path = output / publish_result(make_result(), str(output), output_format="jsonl").parts[0].path
+    _change_line(path, row, _without_question)
+    assert f"line {max(row, 2)} has other columns than the first" in _problems(output)
+
+
+def test_a_part_whose_lines_all_lost_a_column(make_result, tmp_path):
+    output = tmp_path / "output"
+    first, second, _ = publish_result(make_result(), str(output), output_format="jsonl").parts
+    for row in range(1, 11):
+        _change_line(output / second.path, row, _without_question)
+    assert f"{second.path}: its columns differ from those of {first.path}" in _problems(output)
+
+
+def _replace_column(output: Path, kind: str, column: str, values: list[Any]) -> None:
+    """Change a file so that only its content is wrong: the manifest names the new bytes."""
+    manifest = json.loads((output / "manifest.json").read_text())
+    entry = manifest[kind][0]
+    path = output / entry["path"]
+    table = pq.read_table(path)
+    index = table.schema.get_field_index(column)
+    field = table.schema.field(index)
+    pq.write_table(table.set_column(index, field, pa.array(values, field.type)), path)
+    entry.update(bytes=path.stat().st_size, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    _change_manifest(output, **manifest)
+
+
+def test_errors_files_that_tell_another_error(parquet_output):
+    _replace_column(parquet_output, "errors", "error", [{"code": "engine", "message": "another one"}])
+    assert "errors/: 3 rows, not exactly the 3 rows" in _problems(parquet_output)
+
+
+def test_a_failed_row_whose_error_is_gone(parquet_output):
+    _replace_column(parquet_output, "parts", "error", [None] * 10)
+    assert "row 7 (counted from 1) has no error code" in _problems(parquet_output)
+
+
+def test_an_answered_row_whose_completion_is_gone(parquet_output):
+    _replace_column(parquet_output, "parts", "completion", [None] * 10)
+    assert "row 1 (counted from 1) has no completion that is text" in _problems(parquet_output)

@@ -10,7 +10,13 @@ import pytest
 from kfp_llm_batch.errors import ConfigurationError, ResultError, StorageError
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.results.audit import audit_result
-from kfp_llm_batch.results.publishing import check_destination, existing_result, fetch_result, publish_result
+from kfp_llm_batch.results.publishing import (
+    CHECKPOINT_FOLDER,
+    check_destination,
+    existing_result,
+    fetch_result,
+    publish_result,
+)
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -147,14 +153,107 @@ def test_a_damaged_local_part_is_not_published(make_result, tmp_path):
     assert not (tmp_path / "output").exists()
 
 
-def test_a_damaged_manifest_at_the_output_stops_unless_overwritten(make_result, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    ["{", "", '{"schema_version": 9, "keys_checksum": "", "parts": []}', "[" * 100_000],
+    ids=["cut", "empty", "version", "nested"],
+)
+def test_a_damaged_manifest_at_the_output_stops_unless_overwritten(make_result, tmp_path, damage):
     local, output = make_result(), tmp_path / "output"
-    output.mkdir()
-    (output / "manifest.json").write_text("{")
-    with pytest.raises(ResultError, match="is not a manifest"):
+    publish_result(make_result("old", answer="old"), str(output))
+    (output / "manifest.json").write_text(damage)
+    check_destination(str(output))
+    with pytest.raises(ResultError, match=r"manifest\.json (is not a manifest|has another schema version)"):
         publish_result(local, str(output))
+    assert (output / "manifest.json").read_text() == damage
     publish_result(local, str(output), overwrite=True)
     assert audit_result(str(output)).ok
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "content",
+    ['{"name": "my web app"}', '["keys_checksum"]', "{", "\0", "[" * 100_000],
+    ids=["object", "list", "cut", "binary", "nested"],
+)
+def test_a_manifest_of_something_else_is_never_replaced(make_result, tmp_path, content, overwrite):
+    local, output = make_result(), tmp_path / "output"
+    output.mkdir()
+    (output / "manifest.json").write_text(content)
+    with pytest.raises(ConfigurationError, match="is not that of a result of this product"):
+        check_destination(str(output))
+    with pytest.raises(ConfigurationError, match="is not that of a result of this product"):
+        publish_result(local, str(output), overwrite=overwrite)
+    assert [path.name for path in output.iterdir()] == ["manifest.json"]
+    assert (output / "manifest.json").read_text() == content
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "parts/mydata.csv",
+        "errors/log.txt",
+        "parts/part-00000.parquet",
+        "parts/deeper/part-00000-0123456789ab.parquet",
+        "errors/part-00000-0123456789ab.parquet",
+        "parts/part-00000-0123456789ab.parquet.bak",
+    ],
+)
+def test_files_of_others_are_refused_and_kept(make_result, tmp_path, name):
+    local, output = make_result(), tmp_path / "output"
+    foreign = output / name
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("precious")
+    with pytest.raises(ConfigurationError, match=f"{name} is none"):
+        check_destination(str(output))
+    with pytest.raises(ConfigurationError, match=f"{name} is none"):
+        publish_result(local, str(output), overwrite=True)
+    assert foreign.read_text() == "precious"
+    assert list(_files(output)) == [name]
+
+
+def test_a_result_that_stands_needs_no_checkpoint(make_result, tmp_path):
+    local, output = make_result(), tmp_path / "output"
+    ours = output / CHECKPOINT_FOLDER / f"part-{'0123456789abcdef' * 2}.parquet"
+    kept = [ours.with_name(name) for name in ("part-0123.parquet", "notes.txt")] + [ours.parent / "deep" / ours.name]
+    for _ in range(2):
+        for path in (ours, *kept):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"1")
+        publish_result(local, str(output))
+        assert [path.exists() for path in (ours, *kept)] == [False, True, True, True]
+    assert audit_result(str(output)).ok
+
+
+def test_a_refused_publication_keeps_the_checkpoint(make_result, tmp_path):
+    output = tmp_path / "output"
+    publish_result(make_result("one"), str(output))
+    part = output / CHECKPOINT_FOLDER / f"part-{'0' * 32}.parquet"
+    part.parent.mkdir()
+    part.write_bytes(b"1")
+    with pytest.raises(ConfigurationError, match="Another result"):
+        publish_result(make_result("two", answer="other"), str(output))
+    assert part.exists()
+
+
+def test_a_manifest_cannot_make_fetching_write_outside(make_result, tmp_path):
+    output = tmp_path / "output"
+    publish_result(make_result(), str(output))
+    manifest = json.loads((output / "manifest.json").read_text())
+    manifest["parts"][0]["path"] = "../outside/x"
+    (output / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ConfigurationError, match="under the store's root"):
+        fetch_result(str(output), tmp_path / "fetched")
+    assert not (tmp_path / "outside").exists()
+
+
+def test_a_local_manifest_cannot_publish_a_file_from_outside(make_result, tmp_path):
+    local = make_result()
+    (local / "parts/part-00000.parquet").rename(tmp_path / "outside")
+    text = (local / "manifest.json").read_text().replace("parts/part-00000.parquet", "../outside")
+    (local / "manifest.json").write_text(text)
+    with pytest.raises(ConfigurationError, match="under the store's root"):
+        publish_result(local, str(tmp_path / "output"))
 
 
 def test_unfinished_local_result(tmp_path):

@@ -1,6 +1,8 @@
 import pytest
 
 from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.storage.object_store import open_store
+from kfp_llm_batch.storage.protocol import check_key
 from kfp_llm_batch.storage.uris import STORE_SCHEMES, join_uri, redact, split_uri
 
 
@@ -33,6 +35,10 @@ def test_split(uri, expected):
         ("s4://bucket/x", ["'s4'", "s3, minio"]),
         ("s3:/bucket/x", ["two slashes", "s3://"]),
         ("s3:bucket", ["two slashes"]),
+        ("https:/user:hush@host/x?token=hush", ["two slashes", "Write https://host/x;"]),
+        ("s3:AKIA:hush@bucket", ["two slashes", "Write s3://bucket;"]),
+        ("s3:/AKIA:sec/hush@bucket/x", ["two slashes", "Write s3://bucket/x;"]),
+        ("file://user:hush@host/x", ["absolute"]),
         ("s3://", ["names nothing"]),
         ("gs:///", ["names nothing"]),
         ("file://relative/path", ["absolute"]),
@@ -44,7 +50,7 @@ def test_bad_addresses_are_explained(uri, words):
         split_uri(uri)
     message = str(caught.value)
     assert [word for word in words if word not in message] == [], message
-    assert "secret@" not in message
+    assert not any(word in message for word in ("secret@", "hush"))
 
 
 def test_schemes_that_the_caller_cannot_use_are_refused():
@@ -59,6 +65,11 @@ def test_schemes_that_the_caller_cannot_use_are_refused():
         ("https://host/a?bare-token", "https://host/a"),
         ("s3://key:secret@bucket/a?region=x", "s3://bucket/a"),
         ("s3://key:sec/ret@bucket/a", "s3://bucket/a"),
+        ("s3://key:sec@ret@bucket/a", "s3://bucket/a"),
+        ("https://user:pass@word@host/a", "https://host/a"),
+        ("https://host:8080/me@home", "https://host:8080/me@home"),
+        ("s3:key:secret@bucket/a", "s3://bucket/a"),
+        ("https:/user:password@host/a?token=x", "https://host/a"),
         ("s3://bucket/part-?.jsonl", "s3://bucket/part-?.jsonl"),
         ("s3://bucket/me@home/x", "s3://bucket/me@home/x"),
         ("/data/part-?.jsonl", "/data/part-?.jsonl"),
@@ -72,3 +83,29 @@ def test_redact(uri, shown):
 def test_join():
     assert join_uri("s3://bucket/a/", "/parts/x") == "s3://bucket/a/parts/x"
     assert join_uri("folder", "") == "folder"
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["results/a//b", "results//lead", "results/a/./b", "results/a/../c", "results/..", "results/a?b=c", "r?x"],
+)
+@pytest.mark.parametrize("scheme", ["s3", "minio", "gs"])
+def test_names_that_a_store_reads_differently_are_refused(scheme, address):
+    with pytest.raises(ConfigurationError, match="which a name in a store may not"):
+        open_store(f"{scheme}://{address}")
+
+
+@pytest.mark.parametrize("address", ["results", "results/", "results/a/", "results/a.b/..c/ \u00e4#+*"])
+def test_other_names_in_a_store_are_taken(address):
+    assert open_store(f"s3://{address}").uri == f"s3://{address}".rstrip("/")
+
+
+@pytest.mark.parametrize("key", ["", "/x", "..", "a/../b", "a/..", ".", "a/.", "a/./b", "a\0b"])
+def test_keys_that_are_no_names(key):
+    with pytest.raises(ConfigurationError, match="under the store's root"):
+        check_key(key)
+
+
+@pytest.mark.parametrize("key", ["a", ".hidden", "a..b/...", "a/b c"])
+def test_keys(key):
+    assert check_key(key) == key

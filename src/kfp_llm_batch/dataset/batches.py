@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
+from kfp_llm_batch.dataset.carried_types import brought
 from kfp_llm_batch.errors import BatchError, DataError
 
 BATCH_ROWS = 1_000
 BATCH_BYTES = 8 * 2**20
-
-# The IPC file format knows one dictionary per column and Parquet no views: plain types are carried instead.
-_PLAIN_TYPES = {pa.null(): pa.string(), pa.string_view(): pa.string(), pa.binary_view(): pa.binary()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +33,8 @@ class SourceBatch:
     table: pa.RecordBatch
     faults: Mapping[int, str] = field(default_factory=dict)
     """Rows (by position in the batch) whose text had to be repaired, with the reason."""
+    rows: Sequence[Mapping[str, Any]] | None = None
+    """The rows before Arrow gave them the types of all rows; None where there is no such form."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +76,8 @@ def limited(batches: Iterator[SourceBatch], limit: int | None) -> Iterator[Sourc
             remaining = None if remaining is None else remaining - batch.table.num_rows
             continue
         faults = {index: text for index, text in batch.faults.items() if index < remaining}
-        yield SourceBatch(table=batch.table.slice(0, remaining), faults=faults)
+        rows = None if batch.rows is None else batch.rows[:remaining]
+        yield SourceBatch(table=batch.table.slice(0, remaining), faults=faults, rows=rows)
         return
 
 
@@ -87,11 +89,6 @@ def slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
         yield batch.slice(start, rows)
 
 
-def carried_schema(schema: pa.Schema) -> pa.Schema:
-    """The schema with plain types and without the metadata of other tools."""
-    return pa.schema([pa.field(column.name, _carried_type(column.type)) for column in schema])
-
-
 def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> SourceBatch:
     """Bring a batch to `schema`; absent columns are null, and invalid UTF-8 is replaced and reported."""
     columns: list[pa.Array] = []
@@ -100,9 +97,9 @@ def conformed(batch: pa.RecordBatch, schema: pa.Schema) -> SourceBatch:
         if wanted.name not in batch.schema.names:
             columns.append(pa.nulls(batch.num_rows, wanted.type))
             continue
-        column, broken = _valid_text(batch.column(wanted.name))
+        column, broken = _valid_text(brought(batch.column(wanted.name), wanted.type))
         faults |= dict.fromkeys(broken, f"column {wanted.name!r} holds bytes that are not UTF-8")
-        columns.append(column if column.type == wanted.type else column.cast(wanted.type))
+        columns.append(column)
     return SourceBatch(table=record_batch(columns, batch.num_rows, schema), faults=faults)
 
 
@@ -127,11 +124,3 @@ def _valid_text(column: pa.Array) -> tuple[pa.Array, list[int]]:
     texts = [value and value.decode(errors="replace") for value in values]
     broken = [index for index, text in enumerate(texts) if text and text.encode() != values[index]]
     return pa.array([text if text is None else str(text) for text in texts], column.type), broken
-
-
-def _carried_type(kind: pa.DataType) -> pa.DataType:
-    if isinstance(kind, pa.BaseExtensionType):
-        kind = kind.storage_type
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return _PLAIN_TYPES.get(kind, kind)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -13,24 +15,28 @@ from kfp_llm_batch.dataset.batches import (
     BATCH_ROWS,
     DataFile,
     SourceBatch,
-    carried_schema,
     conformed,
     first_line,
     reading,
     slices,
 )
+from kfp_llm_batch.dataset.carried_types import plain_schema, storable_schema
 from kfp_llm_batch.dataset.text_readers import SUFFIXES, open_stream
 from kfp_llm_batch.errors import DataError
 
 
-def decompressed(file: DataFile) -> DataFile:
-    """The file itself, or an unpacked copy beside it: both formats are read from their end."""
+def decompressed(file: DataFile, working_folder: Path) -> DataFile:
+    """The file itself, or a copy unpacked into `working_folder`: both formats are read from their end."""
     if file.path.suffix not in SUFFIXES:
         return file
-    path = file.path.with_suffix("")
-    with reading(file.name), open_stream(file) as source, path.open("wb") as target:
+    working_folder.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.NamedTemporaryFile(dir=working_folder, delete=False) as target,
+        reading(file.name),
+        open_stream(file) as source,
+    ):
         shutil.copyfileobj(source, target, 2**20)
-    return DataFile(path=path, name=file.name)
+    return DataFile(path=Path(target.name), name=file.name)
 
 
 def columnar_schema(files: Sequence[DataFile], format_name: str) -> pa.Schema:
@@ -38,8 +44,9 @@ def columnar_schema(files: Sequence[DataFile], format_name: str) -> pa.Schema:
     merged = pa.schema([])
     for file in files:
         with reading(file.name):
-            schema = carried_schema(_schema(file, format_name))
+            schema = _schema(file, format_name)
         _check_unique(file, schema.names)
+        schema = plain_schema(schema, file.name)
         try:
             merged = pa.unify_schemas([merged, schema], promote_options="permissive")
         except pa.ArrowException as error:
@@ -47,7 +54,7 @@ def columnar_schema(files: Sequence[DataFile], format_name: str) -> pa.Schema:
                 f"{file.name} has columns of other types than {files[0].name}: {first_line(error)}",
                 remedy="Read the files one by one, or give them the same columns.",
             ) from error
-    return merged
+    return storable_schema(merged)
 
 
 def columnar_batches(files: Sequence[DataFile], schema: pa.Schema, format_name: str) -> Iterator[SourceBatch]:

@@ -81,16 +81,23 @@ class DatasetConfig:
     def _check_texts(self) -> None:
         texts = {"prompt_template": self.prompt_template, "prompt_system": self.system}
         for number, example in enumerate(self.examples or (), start=1):
-            if set(example) != {"user", "assistant"} or not all(isinstance(text, str) for text in example.values()):
+            if not _is_example(example):
                 raise ConfigurationError(
                     f"prompt_examples: example {number} is not a pair of texts",
-                    received=dict(example),
+                    received=example,
                     remedy='Write each as {"user": "...", "assistant": "..."}.',
                 )
             texts |= {f"prompt_examples: {role} text of example {number}": text for role, text in example.items()}
         for name, text in texts.items():
             if text is not None and not is_clean_text(text):
                 raise ConfigurationError(f"{name} holds a NUL or half of a surrogate pair", remedy="Remove it.")
+
+
+def _is_example(example: object) -> bool:
+    """Whether it is what its type says: examples come out of JSON, unchecked."""
+    if not isinstance(example, Mapping) or set(example) != {"user", "assistant"}:
+        return False
+    return all(isinstance(text, str) for text in example.values())
 
 
 def is_clean_text(text: str) -> bool:

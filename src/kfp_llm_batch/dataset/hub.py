@@ -22,12 +22,12 @@ from kfp_llm_batch.dataset.batches import (
     BATCH_ROWS,
     DatasetSource,
     SourceBatch,
-    carried_schema,
     conformed,
     first_line,
     reading,
     slices,
 )
+from kfp_llm_batch.dataset.carried_types import plain_schema, storable_schema
 from kfp_llm_batch.dataset.config import DatasetConfig
 from kfp_llm_batch.errors import BatchError, ConfigurationError, DataError, StorageError
 from kfp_llm_batch.storage.uris import split_uri
@@ -94,10 +94,10 @@ def _source(config: DatasetConfig, dataset: Any, format_name: str, revision: str
 
 def _schema(config: DatasetConfig, dataset: Any) -> pa.Schema:
     if dataset.features is not None:
-        return carried_schema(dataset.features.arrow_schema)
+        return storable_schema(plain_schema(dataset.features.arrow_schema, config.uri))
     with _streaming(config):
         first = next(iter(dataset.with_format("arrow").iter(batch_size=1)), None)
-    return pa.schema([]) if first is None else carried_schema(first.schema)
+    return pa.schema([]) if first is None else storable_schema(plain_schema(first.schema, config.uri))
 
 
 def _batches(config: DatasetConfig, dataset: Any, schema: pa.Schema) -> Iterator[SourceBatch]:

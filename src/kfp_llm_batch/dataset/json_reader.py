@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +24,7 @@ from kfp_llm_batch.dataset.batches import (
     reading,
     record_batch,
 )
+from kfp_llm_batch.dataset.carried_types import storable_schema
 from kfp_llm_batch.dataset.text_readers import numbered_lines, open_stream
 from kfp_llm_batch.errors import DataError
 
@@ -56,8 +57,12 @@ def json_rows(files: Sequence[DataFile], format_name: str) -> Iterator[JsonRow]:
         yield from _array_rows(file) if format_name == "json" else _line_rows(file)
 
 
-def json_schema(rows: Iterable[JsonRow]) -> pa.Schema:
+def json_schema(rows: Iterable[JsonRow], variable_columns: Collection[str] = ()) -> pa.Schema:
     """The columns of all rows with the types that hold every value.
+
+    Args:
+        rows: All rows.
+        variable_columns: Columns that become JSON text if no type holds every value.
 
     Raises:
         DataError: A column changes its type; the message names the line.
@@ -68,16 +73,28 @@ def json_schema(rows: Iterable[JsonRow]) -> pa.Schema:
             try:
                 types[name] = _merged(types.get(name, pa.null()), pa.infer_type(values))
             except _TYPE_ERRORS as error:
-                raise _conflict(types.get(name, pa.null()), name, batch, error) from error
-    return pa.schema([pa.field(name, _storable(kind)) for name, kind in types.items()])
+                if name not in variable_columns:
+                    raise _conflict(types.get(name, pa.null()), name, batch, error) from error
+                types[name] = pa.string()
+    return storable_schema(pa.schema(list(types.items())))
 
 
-def json_batches(rows: Iterable[JsonRow], schema: pa.Schema) -> Iterator[SourceBatch]:
-    """The rows as Arrow batches of `schema`."""
+def json_batches(
+    rows: Iterable[JsonRow], schema: pa.Schema, variable_columns: Collection[str] = ()
+) -> Iterator[SourceBatch]:
+    """The rows as Arrow batches of `schema`, and as they were."""
+    nothing = dict.fromkeys(schema.names)
     for batch in _batches(rows):
         present = _columns(batch)
+        for name in present.keys() & variable_columns:
+            if pa.types.is_string(schema.field(name).type):
+                present[name] = [_json_text_or_none(value) for value in present[name]]
         columns = [_array(present.get(column.name, [None] * len(batch)), column, batch) for column in schema]
-        yield SourceBatch(table=record_batch(columns, len(batch), schema), faults=_faults(batch))
+        yield SourceBatch(
+            table=record_batch(columns, len(batch), schema),
+            faults=_faults(batch),
+            rows=[nothing | row.values for row in batch],
+        )
 
 
 def openai_batches(rows: Iterable[JsonRow]) -> Iterator[SourceBatch]:
@@ -190,16 +207,6 @@ def _array(values: list[Any], column: pa.Field, batch: Sequence[JsonRow]) -> pa.
         raise _conflict(column.type, column.name, batch, error) from error
 
 
-def _storable(kind: pa.DataType) -> pa.DataType:
-    """Text where no value is known, and JSON text where one holds an empty object, which Parquet cannot store."""
-    return pa.string() if pa.types.is_null(kind) or _has_empty_struct(kind) else kind
-
-
-def _has_empty_struct(kind: pa.DataType) -> bool:
-    children = [kind.field(index).type for index in range(kind.num_fields)]
-    return (pa.types.is_struct(kind) and not children) or any(map(_has_empty_struct, children))
-
-
 def _merged(known: pa.DataType, found: pa.DataType) -> pa.DataType:
     schemas = [pa.schema([pa.field("column", kind)]) for kind in (known, found)]
     return pa.unify_schemas(schemas, promote_options="permissive").field(0).type
@@ -215,13 +222,13 @@ def _conflict(known: pa.DataType, name: str, batch: Sequence[JsonRow], error: Ex
         except (pa.ArrowTypeError, pa.ArrowInvalid):
             return DataError(
                 f"{row.where}: column {name!r} changes its type, from {known} in the rows before",
-                received=value,
+                received=_excerpt(json.dumps(value)),
                 remedy="Give the column one type in all rows.",
             )
         except OverflowError:
             return DataError(
                 f"{row.where}: column {name!r} holds a number beyond 64 bits",
-                received=value,
+                received=_excerpt(json.dumps(value)),
                 remedy="Store it as text.",
             )
     return DataError(f"{batch[0].where} and after: column {name!r} cannot be stored: {first_line(error)}")
@@ -229,6 +236,10 @@ def _conflict(known: pa.DataType, name: str, batch: Sequence[JsonRow], error: Ex
 
 def _faults(batch: Sequence[JsonRow]) -> Mapping[int, str]:
     return {index: row.fault for index, row in enumerate(batch) if row.fault}
+
+
+def _json_text_or_none(value: Any) -> str | None:
+    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def _text_or_none(value: Any) -> str | None:

@@ -6,7 +6,6 @@ import contextlib
 import json
 import logging
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,21 +13,22 @@ from typing import Any
 import pyarrow as pa
 
 from kfp_llm_batch.dataset.batches import DatasetSource, SourceBatch, first_line, reading
+from kfp_llm_batch.dataset.carried_types import as_text, check_storable
 from kfp_llm_batch.dataset.config import FORMATS, DatasetConfig
 from kfp_llm_batch.dataset.messages import Prompt, RowFaultError
 from kfp_llm_batch.dataset.prompt_writing import PromptRow, PromptWriter
 from kfp_llm_batch.dataset.rendering import PARAMS_COLUMN, Row, check_column, make_renderer
 from kfp_llm_batch.dataset.sources import open_dataset
-from kfp_llm_batch.errors import BatchError, DataError, StorageError
+from kfp_llm_batch.errors import BatchError, ConfigurationError, DataError, StorageError
 from kfp_llm_batch.manifests import FILE_NAME, Checksum, PromptsManifest
 from kfp_llm_batch.row_ids import RowIds
+from kfp_llm_batch.row_log import RowLog
 from kfp_llm_batch.schemas import check_source_columns
 from kfp_llm_batch.storage.uris import redact
 
 __all__ = ["FORMATS", "DatasetConfig", "load_dataset"]
 
 _LOG = logging.getLogger("kfp_llm_batch")
-_LOG_SECONDS = 10.0
 _FAULTS_SHOWN = 10
 
 
@@ -58,7 +58,7 @@ def load_dataset(config: DatasetConfig, output_folder: Path) -> PromptsManifest:
 
 def _load(config: DatasetConfig, source: DatasetSource, folder: Path) -> PromptsManifest:
     loading = _Loading(config, source)
-    progress = _Progress()
+    progress = RowLog("Loaded")
     with PromptWriter(folder, loading.carried) as writer:
         for batch in source.batches():
             writer.write(loading.rows_of(batch), batch.table)
@@ -82,10 +82,17 @@ class _Loading:
     def __init__(self, config: DatasetConfig, source: DatasetSource) -> None:
         is_openai = source.format == "openai"
         columns = source.schema.names
-        if config.id_column is not None and not is_openai:
+        if config.id_column is not None and is_openai:
+            raise ConfigurationError(
+                "dataset_id_column does not apply to OpenAI batch lines, whose ids are their custom_id",
+                received=config.id_column,
+                remedy="Leave it out.",
+            )
+        if config.id_column is not None:
             check_column("dataset_id_column", config.id_column, columns)
         self._render = make_renderer(config, columns, is_openai=is_openai)
         self._uri = redact(config.uri)
+        check_storable(source.schema, self._uri)
         self.ids = RowIds("custom_id" if is_openai else config.id_column)
         self.carried = [] if is_openai else _carried(config, source.schema)
         self._carried_names = {field.name for field in self.carried}
@@ -97,8 +104,10 @@ class _Loading:
     def rows_of(self, batch: SourceBatch) -> list[PromptRow]:
         """Render one batch."""
         with reading(f"{self._uri} after row {self.rows}"):
-            rows = batch.table.to_pylist() or [{}] * batch.table.num_rows
-        return [self._prompt_row(row, batch.faults.get(index)) for index, row in enumerate(rows)]
+            stored = batch.table.to_pylist() or [{}] * batch.table.num_rows
+        rows = stored if batch.rows is None else batch.rows
+        pairs = enumerate(zip(rows, stored, strict=True))
+        return [self._prompt_row(row, values, batch.faults.get(index)) for index, (row, values) in pairs]
 
     def check_faults(self) -> None:
         """Log the first faulty rows; a dataset that has no other rows is an error.
@@ -121,7 +130,8 @@ class _Loading:
             shown,
         )
 
-    def _prompt_row(self, row: dict[str, Any], source_fault: str | None) -> PromptRow:
+    def _prompt_row(self, row: Row, stored: Row, source_fault: str | None) -> PromptRow:
+        """Render `row` as it came; `stored` has the types of all rows, and is what goes along."""
         row_id = self.ids.take(row, self.rows)
         self.rows += 1
         fault = None if source_fault is None else f"bad_text: {source_fault}"
@@ -131,7 +141,7 @@ class _Loading:
         if fault is not None:
             self._note(fault)
         params = None if prompt.params is None else _to_json(prompt.params)
-        content = _to_json([prompt.messages, prompt.params, fault, self._carried_values(row)])
+        content = _to_json([prompt.messages, prompt.params, fault, self._carried_values(stored)])
         # A counted id says nothing about the row; without it the checksum does not depend on the rows' order.
         self.checksum.add(row_id if self.ids.column else "", content)
         return PromptRow(row_id=row_id, messages=prompt.messages, params=params, fault=fault, size=len(content))
@@ -162,25 +172,7 @@ def _carried(config: DatasetConfig, schema: pa.Schema) -> list[pa.Field]:
     return carried
 
 
-def _plain(value: Any) -> str:
-    return value.hex() if isinstance(value, bytes) else str(value)
-
-
-_to_json = json.JSONEncoder(sort_keys=True, default=_plain).encode
-
-
-class _Progress:
-    """One log line every ten seconds."""
-
-    def __init__(self) -> None:
-        self._started = self._logged = time.monotonic()
-
-    def log(self, rows: int) -> None:
-        """Log the number of rows, unless that was done a moment ago."""
-        now = time.monotonic()
-        if now - self._logged >= _LOG_SECONDS:
-            self._logged = now
-            _LOG.info("Loaded %d rows (%.0f a second)", rows, rows / (now - self._started))
+_to_json = json.JSONEncoder(sort_keys=True, default=as_text).encode
 
 
 @contextlib.contextmanager

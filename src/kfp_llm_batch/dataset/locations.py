@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +19,7 @@ from kfp_llm_batch.errors import ConfigurationError, StorageError
 from kfp_llm_batch.storage.object_store import open_store
 from kfp_llm_batch.storage.uris import redact, split_uri
 
+_LOG = logging.getLogger("kfp_llm_batch")
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
 _ATTEMPTS = 4
 _RETRIED = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
@@ -58,6 +61,15 @@ def digest(files: list[DataFile]) -> str:
 
 
 def _local(uri: str, path: Path) -> Listing:
+    try:
+        return _local_listing(uri, path)
+    except OSError as error:
+        raise ConfigurationError(
+            f"{uri[:200]} cannot be opened: {error.strerror}", remedy="Check dataset_uri and the rights to it."
+        ) from error
+
+
+def _local_listing(uri: str, path: Path) -> Listing:
     if path.is_file():
         return Listing(names=(path.name,), is_folder=False, fetch=_local_fetch(path.parent))
     if path.is_dir():
@@ -65,12 +77,33 @@ def _local(uri: str, path: Path) -> Listing:
     root, pattern = _split_wildcard(path.as_posix())
     if pattern is None:
         raise ConfigurationError(f"{uri} does not exist", remedy="Check dataset_uri and what is mounted.")
-    names = tuple(name for name in _walk(Path(root)) if pattern.fullmatch(name))
+    depth = math.inf if "**" in path.as_posix() else len(path.parts) - len(Path(root).parts)
+    names = tuple(name for name in _walk(Path(root), depth) if pattern.fullmatch(name))
     return _checked(uri, Listing(names=names, is_folder=False, fetch=_local_fetch(Path(root))))
 
 
-def _walk(folder: Path) -> tuple[str, ...]:
-    return tuple(sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()))
+def _walk(folder: Path, depth: float = math.inf) -> tuple[str, ...]:
+    return tuple(sorted(path.relative_to(folder).as_posix() for path in _files_below(folder, depth)))
+
+
+def _files_below(folder: Path, depth: float, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    """All files in `depth` levels of folders, those behind links too, but no folder within itself."""
+    real = folder.resolve()
+    if depth == 0 or real in above:
+        return
+    for path in _entries(folder):
+        if path.is_dir():
+            yield from _files_below(path, depth - 1, above | {real})
+        elif path.is_file():
+            yield path
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except PermissionError:  # such as lost+found
+        _LOG.warning("%s is passed over: it may not be read", folder)
+        return []
 
 
 def _local_fetch(folder: Path) -> Callable[[str], DataFile]:
@@ -117,7 +150,12 @@ def _split_wildcard(path: str) -> tuple[str, re.Pattern[str] | None]:
     tokens = re.findall(r"\*\*/|\*\*|\*|\?|\[[^\]]+\]|.", path[len(root + slash) :])
     meaning = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
     kept = [token if len(token) > 1 and token[0] == "[" else meaning.get(token) or re.escape(token) for token in tokens]
-    return root or ("/" if slash else "."), re.compile("".join(kept).replace("[!", "[^"))
+    try:
+        return root or ("/" if slash else "."), re.compile("".join(kept).replace("[!", "[^"))
+    except re.error as error:
+        raise ConfigurationError(
+            f"dataset_uri holds a wildcard that is not valid: {error}", received=path, remedy="Write sets as in [a-z]."
+        ) from error
 
 
 def _checked(uri: str, listing: Listing) -> Listing:
@@ -128,7 +166,12 @@ def _checked(uri: str, listing: Listing) -> Listing:
 
 
 def _web(uri: str, working_folder: Path) -> Listing:
-    name = PurePosixPath(unquote(urlsplit(uri).path)).name or "data"
+    try:
+        name = PurePosixPath(unquote(urlsplit(uri).path)).name or "data"
+    except ValueError as error:
+        raise ConfigurationError(
+            f"{redact(uri)} is not an address of a web server: {error}", allowed=["https://host/name"]
+        ) from error
 
     def fetch(name: str) -> DataFile:
         path = working_folder / name

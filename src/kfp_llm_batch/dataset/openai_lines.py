@@ -12,6 +12,7 @@ _ENDPOINT = "/v1/chat/completions"
 
 _SAME_NAME = ("frequency_penalty", "max_tokens", "n", "presence_penalty", "seed", "temperature", "top_p")
 _TRANSLATED = ("logprobs", "max_completion_tokens", "response_format", "stop", "top_logprobs")
+_WITHOUT_EFFECT_IF_EMPTY = ("logit_bias", "tools")
 _WITHOUT_EFFECT = ("messages", "metadata", "model", "service_tier", "store", "stream", "user")
 
 
@@ -31,7 +32,7 @@ def openai_prompt(row: Mapping[str, Any]) -> Prompt:
 
 def _params(body: Mapping[str, Any]) -> dict[str, Any]:
     """The body's parameters under this product's names; types and bounds are checked with the run's own parameters."""
-    given = {name: value for name, value in body.items() if value is not None and name not in _WITHOUT_EFFECT}
+    given = {name: value for name, value in body.items() if not _is_without_effect(name, value)}
     if unknown := sorted(given.keys() - {*_SAME_NAME, *_TRANSLATED}):
         allowed = ", ".join(sorted((*_SAME_NAME, *_TRANSLATED)))
         raise RowFaultError("bad_params", f"body.{unknown[0]} is not supported; allowed: {allowed}")
@@ -41,6 +42,11 @@ def _params(body: Mapping[str, Any]) -> dict[str, Any]:
     if "stop" in given:
         params["stop"] = [given["stop"]] if isinstance(given["stop"], str) else given["stop"]
     return params | _logprobs(given) | _json_schema(given.get("response_format"))
+
+
+def _is_without_effect(name: str, value: Any) -> bool:
+    is_empty = name in _WITHOUT_EFFECT_IF_EMPTY and value in ([], {})
+    return value is None or is_empty or name in _WITHOUT_EFFECT
 
 
 def _logprobs(given: Mapping[str, Any]) -> dict[str, Any]:

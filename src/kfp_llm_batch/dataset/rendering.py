@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 import jinja2
 import jinja2.meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from kfp_llm_batch.dataset.config import DatasetConfig, is_clean_text
 from kfp_llm_batch.dataset.messages import Preamble, Prompt, RowFaultError, check_text, checked_messages
 from kfp_llm_batch.dataset.openai_lines import openai_prompt
+from kfp_llm_batch.dataset.template_sandbox import MAX_PROMPT_CHARACTERS, TemplateEnvironment
 from kfp_llm_batch.errors import ConfigurationError
 
 Row = Mapping[str, Any]
@@ -54,7 +54,7 @@ def compile_template(source: str, columns: Collection[str]) -> jinja2.Template:
     Raises:
         ConfigurationError: It does not compile, or uses other names.
     """
-    environment = _environment()
+    environment = TemplateEnvironment()
     try:
         template = environment.from_string(source)
         names = jinja2.meta.find_undeclared_variables(environment.parse(source))
@@ -63,6 +63,12 @@ def compile_template(source: str, columns: Collection[str]) -> jinja2.Template:
             f"prompt_template does not compile (line {error.lineno}): {error.message}",
             received=source[:200],
             remedy="It is a Jinja2 template, as in {{ question }}.",
+        ) from error
+    except (RecursionError, MemoryError, OverflowError, SyntaxError, ValueError) as error:
+        raise ConfigurationError(
+            f"prompt_template is too large or too deeply nested to compile ({type(error).__name__})",
+            received=source[:200],
+            remedy="Simplify it.",
         ) from error
     undefined = sorted(names - set(columns) - environment.globals.keys() - {"row"})
     if columns and undefined:
@@ -100,12 +106,23 @@ def _template_renderer(template: jinja2.Template) -> Renderer:
         # A context of our own takes half the time of `template.render`, which copies its globals through a ChainMap.
         context = template.new_context({**names, "row": row, **row}, shared=True)
         try:
-            text = "".join(template.root_render_func(context))
+            text = _joined(template.root_render_func(context))
         except Exception as error:  # whatever an expression does with this row's values is the row's fault
             raise RowFaultError("template_error", f"{type(error).__name__}: {error}") from error
         return Prompt(messages=[{"role": "user", "content": text}], params=_row_params(row))
 
     return render
+
+
+def _joined(pieces: Iterable[str]) -> str:
+    kept: list[str] = []
+    size = 0
+    for piece in pieces:
+        kept.append(piece)
+        size += len(piece)
+        if size > MAX_PROMPT_CHARACTERS:
+            raise OverflowError(f"the prompt is longer than {MAX_PROMPT_CHARACTERS} characters")
+    return "".join(kept)
 
 
 def _messages_renderer(column: str) -> Renderer:
@@ -131,18 +148,3 @@ def _row_params(row: Row) -> dict[str, Any] | None:
         raise RowFaultError("bad_params", f"params must be a JSON object, not {type(value).__name__}")
     # A struct column gives every row all names; those that the row does not set are null.
     return {name: entry for name, entry in value.items() if entry is not None} or None
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    environment = ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True, finalize=_printed
-    )
-    # The same dataset must give the same prompts.
-    del environment.globals["lipsum"], environment.filters["random"]
-    return environment
-
-
-def _printed(value: Any) -> Any:
-    if value is None:
-        raise ValueError('a null value would be printed as "None"; write {{ name or "" }} to allow it')
-    return value

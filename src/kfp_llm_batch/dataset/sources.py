@@ -20,6 +20,7 @@ from kfp_llm_batch.dataset.json_reader import (
     openai_batches,
 )
 from kfp_llm_batch.dataset.locations import Listing, digest, list_files
+from kfp_llm_batch.dataset.rendering import PARAMS_COLUMN
 from kfp_llm_batch.dataset.text_readers import SUFFIXES, csv_batches, csv_schema
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.storage.uris import redact, split_uri
@@ -67,7 +68,25 @@ def _open(config: DatasetConfig, working_folder: Path) -> DatasetSource:
             remedy="Leave out dataset_split, or name the split's file in dataset_uri.",
         )
     format_name, names = _format_and_names(config, listing)
-    return _open_files(config, format_name, [listing.fetch(name) for name in names])
+    files = _fetched(config, format_name, map(listing.fetch, names), working_folder)
+    return _open_files(config, format_name, files, working_folder)
+
+
+def _fetched(
+    config: DatasetConfig, format_name: str, files: Iterator[DataFile], working_folder: Path
+) -> list[DataFile]:
+    """The files, of which no more are fetched than hold the rows that are asked for."""
+    if config.limit is None:
+        return list(files)
+    fetched: list[DataFile] = []
+    missing = config.limit
+    for file in files:
+        fetched.append(file)
+        source = _open_files(config, format_name, [file], working_folder)
+        missing -= sum(batch.table.num_rows for batch in limited(source.batches(), missing))
+        if missing == 0:
+            break
+    return fetched
 
 
 def _is_saved(config: DatasetConfig, listing: Listing) -> bool:
@@ -100,6 +119,12 @@ def _open_saved(config: DatasetConfig, listing: Listing) -> DatasetSource:
 def _format_and_names(config: DatasetConfig, listing: Listing) -> tuple[str, list[str]]:
     """The one format of the files, and which of them to read."""
     names = [name for name in listing.names if not (listing.is_folder and _is_hidden(name))]
+    if not names:
+        raise ConfigurationError(
+            f"{redact(config.uri)} holds only files whose names start with a dot or an underscore",
+            received=listing.names[0],
+            remedy="Such files are taken for marks of other tools: rename them, or name one in dataset_uri.",
+        )
     known = {name: format_name for name in names if (format_name := _format_of(name))}
     if config.format != "auto":
         wanted = "jsonl" if config.format == "openai" else config.format
@@ -137,11 +162,11 @@ def _format_of(name: str) -> str | None:
     return EXTENSIONS.get(suffixes[-1].lower()) if suffixes else None
 
 
-def _open_files(config: DatasetConfig, format_name: str, files: list[DataFile]) -> DatasetSource:
+def _open_files(config: DatasetConfig, format_name: str, files: list[DataFile], working_folder: Path) -> DatasetSource:
     if format_name in _DELIMITERS:
         return _csv_source(format_name, files)
     if format_name in ("parquet", "arrow"):
-        return _columnar_source(format_name, files)
+        return _columnar_source(format_name, files, working_folder)
     return _json_source(config, format_name, files)
 
 
@@ -156,8 +181,8 @@ def _csv_source(format_name: str, files: list[DataFile]) -> DatasetSource:
     )
 
 
-def _columnar_source(format_name: str, files: list[DataFile]) -> DatasetSource:
-    plain = [decompressed(file) for file in files]
+def _columnar_source(format_name: str, files: list[DataFile], working_folder: Path) -> DatasetSource:
+    plain = [decompressed(file, working_folder) for file in files]
     schema = columnar_schema(plain, format_name)
     return DatasetSource(
         format=format_name,
@@ -175,9 +200,14 @@ def _json_source(config: DatasetConfig, format_name: str, files: list[DataFile])
         return DatasetSource(
             format="openai", revision=digest(files), schema=OPENAI_SCHEMA, batches=lambda: openai_batches(rows())
         )
-    schema = json_schema(rows())
+    # Neither is bound to one type: contents may be text or parts, and each row has the parameters that it needs.
+    variable_columns = {PARAMS_COLUMN} if config.messages_column is None else {PARAMS_COLUMN, config.messages_column}
+    schema = json_schema(rows(), variable_columns)
     return DatasetSource(
-        format=format_name, revision=digest(files), schema=schema, batches=lambda: json_batches(rows(), schema)
+        format=format_name,
+        revision=digest(files),
+        schema=schema,
+        batches=lambda: json_batches(rows(), schema, variable_columns),
     )
 
 

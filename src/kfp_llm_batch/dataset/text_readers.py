@@ -101,10 +101,12 @@ def _header(file: DataFile, rows: Iterator[CsvRow]) -> list[str]:
 
 def _checked(file: DataFile, rows: Iterator[CsvRow], width: int) -> Iterator[list[str]]:
     for number, row in rows:
+        if width > 1 and len(row) == 1 and row[0].isspace():
+            continue
         if len(row) != width:
             raise DataError(
                 f"{file.name} line {number} has {len(row)} cells, but the header has {width}",
-                received=row[:5],
+                received=[cell[:80] for cell in row[:5]],
                 remedy="Quote cells that hold the delimiter or a line break.",
             )
         yield row

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tempfile
-from array import array
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
+from kfp_llm_batch.duplicates import DuplicateFinder
 from kfp_llm_batch.errors import ConfigurationError, ResultError
 from kfp_llm_batch.manifests import FILE_NAME, Checksum, ResultManifest, StoredFile
-from kfp_llm_batch.results.facts import RowFacts, UnreadablePartError, parquet_schema, read_facts
+from kfp_llm_batch.results.facts import FAULTY, RowFacts, UnreadablePartError, read_columns, read_facts
 from kfp_llm_batch.results.formats import OUTPUT_FORMATS
-from kfp_llm_batch.results.publishing import FOLDERS, read_manifest
+from kfp_llm_batch.results.ownership import FOLDERS
+from kfp_llm_batch.results.publishing import read_manifest
 from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store
 from kfp_llm_batch.storage.protocol import check_key
 
-_FAULTY = ("invalid", "failed")
 _SHOWN = 10
-_SUSPECTS = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,24 +78,16 @@ class _Tally:
     num_completion_tokens: int = 0
     keys: Checksum = field(default_factory=Checksum)
     faulty: Checksum = field(default_factory=Checksum)
-    hashes: array[int] = field(default_factory=lambda: array("q"))
+    row_ids: DuplicateFinder = field(default_factory=DuplicateFinder)
 
     def add(self, row: RowFacts) -> None:
         self.statuses[row.status] += 1
         self.num_prompt_tokens += row.num_prompt_tokens or 0
         self.num_completion_tokens += row.num_completion_tokens or 0
         self.keys.add(row.row_id, row.request_key)
-        self.hashes.append(hash(row.row_id))
-        if row.status in _FAULTY:
-            self.faulty.add(row.row_id, row.request_key, row.status)
-
-    def suspects(self) -> frozenset[int]:
-        """Hashes that occur more than once; not all, so that the exact look stays small."""
-        if not self.hashes:
-            return frozenset()
-        hashes = np.frombuffer(self.hashes, np.int64)
-        hashes.sort()
-        return frozenset(np.unique(hashes[1:][hashes[1:] == hashes[:-1]])[:_SUSPECTS].tolist())
+        self.row_ids.add(row.row_id)
+        if row.status in FAULTY:
+            self.faulty.add(row.row_id, row.request_key, row.status, json.dumps(row.error, sort_keys=True))
 
 
 class _Audit:
@@ -104,7 +95,7 @@ class _Audit:
         self._store = store
         self._manifest = manifest
         self._problems: list[str] = []
-        self._schema: tuple[str, pa.Schema] | None = None
+        self._columns: tuple[str, pa.Schema | frozenset[str]] | None = None
         self._files = 0
         self._is_complete = True
         self._stored = {entry.key: entry.size for folder in FOLDERS for entry in store.list(folder)}
@@ -143,7 +134,7 @@ class _Audit:
 
     def _check_path(self, folder: str, file: StoredFile) -> None:
         try:
-            is_inside = isinstance(file.path, str) and check_key(file.path).startswith(folder)
+            is_inside = check_key(file.path).startswith(folder)
         except ConfigurationError:
             is_inside = False
         if not is_inside:
@@ -151,6 +142,9 @@ class _Audit:
 
     def _fetch(self, file: StoredFile, folder: Path) -> Path:
         path = folder / "part"
+        # Asked for a name that it cannot have, a store would end the audit.
+        if file.path not in self._stored:
+            raise ObjectNotFoundError(f"There is no {file.path}")
         self._store.download(file.path, path)
         self._files += 1
         return path
@@ -162,23 +156,23 @@ class _Audit:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         if digest != file.sha256:
             self._problems.append(f"{file.path}: its bytes are not those of the manifest (SHA-256 {digest[:12]}...)")
-        self._check_schema(file, path)
+        self._check_columns(file, path)
         before = tally.statuses.total()
         for row in read_facts(path, self._manifest.output_format):
             tally.add(row)
         if (rows := tally.statuses.total() - before) != file.rows:
             self._problems.append(f"{file.path}: it has {rows} rows, the manifest says {file.rows}")
 
-    def _check_schema(self, file: StoredFile, path: Path) -> None:
-        if self._manifest.output_format != "parquet":
+    def _check_columns(self, file: StoredFile, path: Path) -> None:
+        columns = read_columns(path, self._manifest.output_format)
+        if columns is None:
             return
-        schema = parquet_schema(path)
-        first, expected = self._schema = self._schema or (file.path, schema)
-        if not schema.equals(expected):
+        first, expected = self._columns = self._columns or (file.path, columns)
+        if columns != expected:
             self._problems.append(f"{file.path}: its columns differ from those of {first}")
 
     def _check_unlisted(self) -> None:
-        named = {str(file.path) for file in (*self._manifest.parts, *self._manifest.errors)}
+        named = {file.path for file in (*self._manifest.parts, *self._manifest.errors)}
         for path in sorted(self._stored.keys() - named):
             self._problems.append(f"{path}: the manifest does not name it")
 
@@ -186,6 +180,7 @@ class _Audit:
         manifest = self._manifest
         rows = parts.statuses.total()
         claims = {
+            "dataset.rows": (manifest.dataset.get("rows"), rows),
             "rows_in": (manifest.rows_in, rows),
             "rows_out": (manifest.rows_out, rows),
             "rows_by_status": (_without_zeros(manifest.rows_by_status), dict(parts.statuses)),
@@ -194,19 +189,20 @@ class _Audit:
             "keys_checksum": (manifest.keys_checksum, parts.keys.hexdigest()),
         }
         for name, (claimed, found) in claims.items():
-            if claimed != found:
+            # 3.0 and True are equal to numbers.
+            if type(claimed) is not type(found) or claimed != found:
                 self._problems.append(f"{FILE_NAME}: {name} is {claimed}, the parts hold {found}")
 
     def _check_errors(self, parts: _Tally, errors: _Tally) -> None:
-        expected = sum(parts.statuses[status] for status in _FAULTY)
+        expected = sum(parts.statuses[status] for status in FAULTY)
         found = errors.statuses.total()
         if expected != found or parts.faulty.hexdigest() != errors.faulty.hexdigest():
             self._problems.append(
-                f"errors/: {found} rows, not exactly the {expected} rows of the parts that are {' or '.join(_FAULTY)}"
+                f"errors/: {found} rows, not exactly the {expected} rows of the parts that are {' or '.join(FAULTY)}"
             )
 
     def _check_duplicates(self, parts: _Tally) -> None:
-        if suspects := parts.suspects():
+        if suspects := parts.row_ids.suspects():
             places: dict[str, list[str]] = {}
             for path, row_id in self._row_ids():
                 if hash(row_id) in suspects:
@@ -232,5 +228,5 @@ class _Audit:
                     continue
 
 
-def _without_zeros(counts: object) -> object:
-    return {name: count for name, count in counts.items() if count} if isinstance(counts, dict) else counts
+def _without_zeros(counts: dict[str, int]) -> dict[str, int]:
+    return {name: count for name, count in counts.items() if count}

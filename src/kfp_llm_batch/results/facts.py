@@ -13,6 +13,9 @@ import pyarrow.parquet as pq
 from kfp_llm_batch.results.formats import AUDITED, BATCH_ROWS
 from kfp_llm_batch.schemas import COMPLETION_FIELDS, STATUSES
 
+FAULTY = ("invalid", "failed")
+"""Statuses of the rows that `errors/` repeats."""
+
 _OWN_COLUMNS = frozenset(field.name for field in COMPLETION_FIELDS)
 
 
@@ -28,6 +31,8 @@ class RowFacts(NamedTuple):
     status: str
     num_prompt_tokens: int | None
     num_completion_tokens: int | None
+    completion: str | None
+    error: dict[str, str] | None
 
 
 def read_facts(path: Path, output_format: str) -> Iterator[RowFacts]:
@@ -41,6 +46,17 @@ def read_facts(path: Path, output_format: str) -> Iterator[RowFacts]:
         if problem := _problem(*row):
             raise UnreadablePartError(f"row {number} (counted from 1) {problem}")
         yield RowFacts(*row)
+
+
+def read_columns(path: Path, output_format: str) -> pa.Schema | frozenset[str] | None:
+    """The columns of a part, for a comparison with those of another one; None if it has no rows to tell.
+
+    Raises:
+        UnreadablePartError: The file is damaged or is none of that format.
+    """
+    if output_format == "parquet":
+        return parquet_schema(path)
+    return next((frozenset(row) for row in _json_objects(path)), None)
 
 
 def parquet_schema(path: Path) -> pa.Schema:
@@ -73,12 +89,27 @@ def _parquet_rows(path: Path) -> Iterator[tuple[Any, ...]]:
 
 
 def _json_rows(path: Path, unpack: Callable[[dict[str, Any]], tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
+    columns = None
+    for number, row in enumerate(_json_objects(path), start=1):
+        columns = columns or row.keys()
+        try:
+            yield unpack(row)
+        except (ValueError, LookupError, TypeError, AttributeError) as error:
+            raise UnreadablePartError(f"line {number} is none of a result: {_short(error)}") from error
+        if row.keys() != columns:
+            raise UnreadablePartError(f"line {number} has other columns than the first")
+
+
+def _json_objects(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             try:
-                yield unpack(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                row = json.loads(line)
+            except (ValueError, RecursionError) as error:
                 raise UnreadablePartError(f"line {number} is none of a result: {_short(error)}") from error
+            if not isinstance(row, dict):
+                raise UnreadablePartError(f"line {number} is none of a result: it is no JSON object")
+            yield row
 
 
 def _unpack_plain(row: dict[str, Any]) -> tuple[Any, ...]:
@@ -93,7 +124,8 @@ def _unpack_openai(row: dict[str, Any]) -> tuple[Any, ...]:
         raise ValueError("its id is not that of its request_key")
     if (row["response"] is None) == (row["error"] is None):
         raise ValueError("it needs either a response or an error")
-    return (row["custom_id"], *facts)
+    message = row["response"] and row["response"]["body"]["choices"][0]["message"]
+    return (row["custom_id"], *facts, message and message["content"], row["error"])
 
 
 _UNPACK: Mapping[str, Callable[[dict[str, Any]], tuple[Any, ...]]] = {
@@ -102,14 +134,21 @@ _UNPACK: Mapping[str, Callable[[dict[str, Any]], tuple[Any, ...]]] = {
 }
 
 
-def _problem(row_id: object, request_key: object, status: object, *tokens: object) -> str:
+def _problem(
+    row_id: object, request_key: object, status: object, prompt: object, completed: object, text: object, error: object
+) -> str:
     if not (isinstance(row_id, str) and isinstance(request_key, str)):
         return "has no row_id or request_key"
     if status not in STATUSES:
         return f"has the unknown status {status!r}"
-    if not all(count is None or isinstance(count, int) for count in tokens):
+    if not all(count is None or type(count) is int for count in (prompt, completed)):
         return "has a number of tokens that is no number"
-    return ""
+    if status in FAULTY:
+        has_code = isinstance(error, dict) and isinstance(error.get("code"), str)
+        return "" if has_code else f"has no error code, and its status is {status}"
+    if error is not None:
+        return f"has an error, and its status is {status}"
+    return "" if isinstance(text, str) else f"has no completion that is text, and its status is {status}"
 
 
 def _short(error: BaseException) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import logging
+import re
 import secrets
 import tempfile
 from collections.abc import Iterator
@@ -16,9 +17,14 @@ from pathlib import Path
 from kfp_llm_batch.errors import ConfigurationError, DataError, ResultError, StorageError
 from kfp_llm_batch.manifests import FILE_NAME, ResultManifest, StoredFile
 from kfp_llm_batch.results.formats import EXTENSIONS, check_output_format, write_part
+from kfp_llm_batch.results.ownership import FOLDERS, check_ownership, is_own
 from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store
+from kfp_llm_batch.storage.protocol import check_key
 
-FOLDERS = ("parts/", "errors/")
+CHECKPOINT_FOLDER = "checkpoint"
+"""Beside the parts; holds finished rows of a run that has no result yet."""
+
+_CHECKPOINT_PART = re.compile(rf"{CHECKPOINT_FOLDER}/part-[0-9a-f]{{32}}\.parquet")
 _LOG = logging.getLogger("kfp_llm_batch")
 _OVERWRITE = "Choose another output_uri, or set output_overwrite to replace it."
 
@@ -27,7 +33,7 @@ def check_destination(output_uri: str) -> None:
     """Prove, before hours of work, that a result can be written there: a small object is written, read and deleted.
 
     Raises:
-        ConfigurationError: The address or the store's settings are wrong.
+        ConfigurationError: The address or the store's settings are wrong, or files of others stand in the way.
         StorageError: The store does not answer or refuses.
     """
     store = open_store(output_uri)
@@ -40,6 +46,7 @@ def check_destination(output_uri: str) -> None:
             _LOG.warning("The store at %s overwrites on a conditional put: two writers could mix.", store.uri)
     finally:
         store.delete(key)
+    check_ownership(store)
 
 
 def existing_result(output_uri: str) -> ResultManifest | None:
@@ -72,7 +79,7 @@ def fetch_result(output_uri: str, folder: Path) -> ResultManifest:
     if manifest is None:
         raise ResultError(f"There is no result at {store.uri}", remedy=f"A result has a {FILE_NAME}.")
     for file in (*manifest.parts, *manifest.errors):
-        path = folder / file.path
+        path = folder / check_key(file.path)
         path.parent.mkdir(parents=True, exist_ok=True)
         store.download(file.path, path)
         check_file(path, file)
@@ -109,7 +116,7 @@ def publish_result(
         overwrite: Replace another result that stands there; readers see the old one or the new one.
 
     Raises:
-        ConfigurationError: Another result stands there.
+        ConfigurationError: Another result stands there, or files of others stand in the way.
         ResultError: The local result is not what its manifest says.
         StorageError: The store does not answer or refuses.
     """
@@ -133,7 +140,8 @@ class _Publication:
         )
 
     def run(self, overwrite: bool) -> ResultManifest:
-        """Upload what is missing, then set the manifest, then remove what no manifest names."""
+        """Upload what is missing, then set the manifest, then remove what it makes superfluous."""
+        check_ownership(self._store)
         live = self._live_manifest(overwrite)
         if live is not None and not overwrite:
             self._refuse_another(live)
@@ -141,12 +149,13 @@ class _Publication:
         if live is None or not _is_same(live, self._target):
             live = self._set_manifest(overwrite)
         self._remove_unnamed(live)
-        _LOG.info("%d rows in %d parts are at %s", live.rows_out, len(live.parts), self._store.uri)
+        self._remove_checkpoint()
+        _LOG.info("%d rows are at %s", live.rows_out, self._store.uri)
         return live
 
     def _describe(self, stem: str, sources: tuple[StoredFile, ...]) -> Iterator[StoredFile]:
         for index, source in enumerate(sources):
-            check_file(self._folder / source.path, source)
+            check_file(self._folder / check_key(source.path), source)
             digest = _DigestSink()
             write_part(self._folder / source.path, self._source, self._format, digest)
             name = f"{stem}-{index:05d}-{digest.hexdigest[:12]}.{EXTENSIONS[self._format]}"
@@ -208,8 +217,13 @@ class _Publication:
     def _remove_unnamed(self, live: ResultManifest) -> None:
         if read_manifest(self._store) != live:
             return
-        for path in self._stored_sizes().keys() - _names(live):
+        for path in filter(is_own, self._stored_sizes().keys() - _names(live)):
             self._store.delete(path)
+
+    def _remove_checkpoint(self) -> None:
+        for entry in self._store.list(f"{CHECKPOINT_FOLDER}/"):
+            if _CHECKPOINT_PART.fullmatch(entry.key):
+                self._store.delete(entry.key)
 
     def _check_sizes(self) -> None:
         stored = self._stored_sizes()

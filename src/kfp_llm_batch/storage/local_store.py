@@ -17,6 +17,8 @@ from kfp_llm_batch.storage.protocol import ObjectNotFoundError, StoredObject, ch
 
 _TEMPORARY = re.compile(r"\.kfp-llm-batch-[0-9a-f]{16}\.tmp")
 
+_NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
+
 _REMEDIES = {
     errno.EACCES: "Give this user the right to it, or choose another folder.",
     errno.EPERM: "Give this user the right to it, or choose another folder.",
@@ -79,9 +81,8 @@ class LocalStore:
             if not only_if_absent:
                 temporary.replace(path)
                 return True
-            # A hard link, unlike a rename, fails if the name is taken, and shows the file whole.
             with contextlib.suppress(FileExistsError):
-                path.hardlink_to(temporary)
+                _create(path, temporary, data)
                 return True
             return False
 
@@ -118,6 +119,24 @@ def _walk(start: Path, root: Path) -> Iterator[StoredObject]:
                 path = Path(folder, name)
                 if not _TEMPORARY.fullmatch(name):
                     yield StoredObject(path.relative_to(root).as_posix(), path.stat().st_size)
+
+
+def _create(path: Path, written: Path, data: bytes) -> None:
+    """Make `path` unless the name is taken, which is a FileExistsError; `written` holds the data already."""
+    try:
+        # A hard link, unlike a rename, fails if the name is taken, and shows the file whole.
+        path.hardlink_to(written)
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        # Without hard links a reader may find the file unfinished, but there is still only one winner.
+        with path.open("xb") as target:
+            try:
+                target.write(data)
+                _finish(target)
+            except OSError:
+                path.unlink(missing_ok=True)
+                raise
 
 
 def _finish(target: BinaryIO) -> None:

@@ -30,7 +30,7 @@ from kfp_llm_batch.storage.remote_store import (
     refused,
 )
 from kfp_llm_batch.storage.s3_settings import S3Settings
-from kfp_llm_batch.storage.uris import STORE_SCHEMES, redact, split_uri
+from kfp_llm_batch.storage.uris import STORE_SCHEMES, check_segments, redact, split_uri
 
 __all__ = ["ObjectNotFoundError", "ObjectStore", "StoredObject", "open_store"]
 
@@ -41,11 +41,12 @@ def open_store(uri: str) -> ObjectStore:
     """Open the store at `uri`: a path or file://, s3:// (minio://), gs://; nothing is sent yet.
 
     Raises:
-        ConfigurationError: The scheme is none of a store, or the store's settings are wrong.
+        ConfigurationError: The address is none of a store, or the store's settings are wrong.
     """
     scheme, rest = split_uri(uri, STORE_SCHEMES)
     if scheme == "file":
         return LocalStore(rest)
+    check_segments(uri, rest)
     bucket, _, folder = rest.partition("/")
     return (S3Store if scheme == "s3" else GcsStore)(redact(uri).rstrip("/"), bucket, folder)
 
@@ -92,9 +93,9 @@ class S3Store(RemoteStore):
         name = self._name(key)
         self._call("delete", key, lambda: self._client.remove_object(self._bucket, name))
 
-    def _list(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def _list(self, prefix: str) -> Iterator[tuple[str, int, str]]:
         for entry in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
-            yield str(entry.object_name), int(entry.size or 0)
+            yield str(entry.object_name), int(entry.size or 0), str(entry.etag)
 
     def _put(self, name: str, data: bytes, only_if_absent: bool) -> None:
         # The public put_object would store this header as the user's metadata.
@@ -181,9 +182,9 @@ class GcsStore(RemoteStore):
         except ObjectNotFoundError:
             return
 
-    def _list(self, prefix: str) -> Iterator[tuple[str, int]]:
+    def _list(self, prefix: str) -> Iterator[tuple[str, int, str]]:
         for blob in self._bucket.list_blobs(prefix=prefix, **self._limits):
-            yield blob.name, blob.size
+            yield blob.name, blob.size, str(blob.etag)
 
     def _put(self, name: str, data: bytes, only_if_absent: bool) -> None:
         condition = {"if_generation_match": 0} if only_if_absent else {}

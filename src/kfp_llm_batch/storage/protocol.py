@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from kfp_llm_batch.errors import ConfigurationError, StorageError
@@ -18,6 +18,8 @@ class StoredObject:
     """Relative to the store's root."""
     size: int
     """Bytes."""
+    version: str = field(default="", compare=False)
+    """Another one whenever the object was written anew, whatever the store derives it from."""
 
 
 class ObjectNotFoundError(StorageError):
@@ -54,8 +56,8 @@ def check_key(key: str) -> str:
     """The key itself, if it stays under the store's root.
 
     Raises:
-        ConfigurationError: It is empty, absolute or climbs out; a manifest from elsewhere can hold such keys.
+        ConfigurationError: It is empty, absolute, no name of an object or climbs out; a manifest can hold such keys.
     """
-    if not key or key.startswith("/") or ".." in PurePosixPath(key).parts:
+    if not key or key.startswith("/") or "\0" in key or not {".", ".."}.isdisjoint(key.split("/")):
         raise ConfigurationError("An object's key must stay under the store's root", received=key)
     return key

@@ -48,7 +48,11 @@ class RemoteStore(ABC):
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         """All objects whose key starts with `prefix`."""
         found = self._call("list", prefix, lambda: [*self._list(self._root + prefix)])
-        entries = [StoredObject(name.removeprefix(self._root), size) for name, size in found if name[-1] != "/"]
+        entries = [
+            StoredObject(name.removeprefix(self._root), size, version)
+            for name, size, version in found
+            if name[-1] != "/"
+        ]
         # SeaweedFS sorts like a file system: "a/b" before "a-b".
         yield from sorted(entries, key=lambda entry: entry.key)
 
@@ -70,7 +74,7 @@ class RemoteStore(ABC):
     def _connect(self, bucket: str) -> None: ...
 
     @abstractmethod
-    def _list(self, prefix: str) -> Iterator[tuple[str, int]]: ...
+    def _list(self, prefix: str) -> Iterator[tuple[str, int, str]]: ...
 
     @abstractmethod
     def _put(self, name: str, data: bytes, only_if_absent: bool) -> None: ...

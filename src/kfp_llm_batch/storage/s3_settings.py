@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
 from kfp_llm_batch.errors import ConfigurationError
-from kfp_llm_batch.storage.uris import redact
 
 PREFIX = "KFP_LLM_BATCH_S3_"
 AWS_ENDPOINT = "s3.amazonaws.com"
+
+# User and password, or a query.
+_CONFIDENTIAL = re.compile(r"^(\w+://)?.*@|\?.*", re.DOTALL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +70,7 @@ def _split_endpoint(endpoint: str) -> tuple[str, bool]:
     if (separator and scheme.lower() not in ("http", "https")) or not host or set(host) & set("/@?#"):
         raise ConfigurationError(
             "The endpoint of the S3 store is not an address of a server",
-            received=redact(endpoint),
+            received=_CONFIDENTIAL.sub(r"\1", endpoint),
             allowed=["http://host:port", "https://host:port", "host:port (https)"],
             remedy=f"Correct {PREFIX}ENDPOINT (or AWS_ENDPOINT_URL).",
         )

@@ -13,9 +13,9 @@ STORE_SCHEMES = ("file", "s3", "minio", "gs")
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*)://")
 _SLASHES_FORGOTTEN = re.compile(r"(s3|minio|gs|hf|https?|file):(?!//)", re.IGNORECASE)
-# Secret keys can hold a slash; a bucket's name, unlike a web host's, has no colon.
+# Secret keys can hold a slash or an at sign; a bucket's name, unlike a web host's, has no colon.
 _USERINFO = re.compile(
-    r"^(https?://(?=[^/]*@)|(?!https?:)[a-z][a-z0-9+.\-]*://(?=[^/]*@|[^/@]*:))[^@]*@", re.IGNORECASE
+    r"^(?:(https?://)[^/]*@|((?!https?:)[a-z][a-z0-9+.\-]*://)(?:[^/@]*:.*@|[^/]*@))", re.IGNORECASE | re.DOTALL
 )
 
 
@@ -44,9 +44,29 @@ def split_uri(uri: str, schemes: Collection[str] = SCHEMES) -> tuple[str, str]:
     return {"minio": "s3"}.get(scheme, scheme), _checked_rest(uri, scheme, rest)
 
 
+def check_segments(uri: str, rest: str) -> None:
+    """Refuse an address in a store that its clients would read differently from what was meant.
+
+    Args:
+        uri: The whole address, for the message.
+        rest: Its bucket and key, as `split_uri` gives it; one slash at the end is legal.
+
+    Raises:
+        ConfigurationError: It has an empty segment, "." or "..", or a question mark.
+    """
+    segments = rest.removesuffix("/").split("/")
+    if "?" in rest or not {"", ".", ".."}.isdisjoint(segments):
+        raise ConfigurationError(
+            f"The address {redact(uri)} holds '//', '.', '..' or '?', which a name in a store may not",
+            remedy="Write scheme://bucket/folder/name, without a query.",
+        )
+
+
 def redact(uri: str) -> str:
-    """The address without user, password, token and query, for messages."""
-    shown = _USERINFO.sub(r"\1", uri)
+    """The address without user, password, token and query, for messages; forgotten slashes are put in."""
+    if match := _SLASHES_FORGOTTEN.match(uri):
+        uri = f"{match[0]}//{uri[match.end() :].lstrip('/')}"
+    shown = _USERINFO.sub(r"\1\2", uri)
     if not _SCHEME.match(shown) or shown.lower().startswith("file:"):
         return shown
     # A question mark without "=" is a wildcard in a store's key, but always starts a query on the web.
@@ -64,8 +84,8 @@ def _split(uri: str) -> tuple[str, str]:
         return match[1].lower(), uri[match.end() :]
     if match := _SLASHES_FORGOTTEN.match(uri):
         raise ConfigurationError(
-            f"The address {uri!r} lacks the two slashes after {match[0]!r}",
-            remedy=f"Write {match[0].lower()}//...; for a file of that name write ./{uri}.",
+            f"An address lacks the two slashes after {match[0]!r}",
+            remedy=f"Write {redact(uri)}; for a file of that name put ./ before it.",
         )
     return "file", uri
 
@@ -91,7 +111,8 @@ def _file_path(uri: str, rest: str) -> str:
     path = unquote(rest.removeprefix("localhost"))
     if not path.startswith("/"):
         raise ConfigurationError(
-            f"The address {uri!r} is not an absolute file address", remedy="Write file:///folder/name, or a plain path."
+            f"The address {redact(uri)!r} is not an absolute file address",
+            remedy="Write file:///folder/name, or a plain path.",
         )
     return path
 
