@@ -18,7 +18,7 @@ help: ## Show the targets
 install: .venv/.installed ## Create .venv with everything, from exact locks, CPU only
 
 .venv/.installed: $(LOCKS) pyproject.toml .ci/install-system-packages
-	@.ci/install-system-packages
+	@PYTHON=$(PYTHON) .ci/install-system-packages
 	@echo "Creating .venv with $$($(PYTHON) --version); about 2 GB of packages, a few minutes the first time."
 	@rm -rf .venv && $(PYTHON) -m venv .venv
 	@echo "[1/4] vLLM and what the steps need"

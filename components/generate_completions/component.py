@@ -27,6 +27,7 @@ def generate_completions(
     output_uri: str = "",
     output_format: str = "parquet",
     output_overwrite: bool = False,
+    checkpoint_uri: str = "",
     storage_endpoint: str = "",
 ) -> None:
     """Answer every prompt with vLLM and write the completions as Parquet.
@@ -52,17 +53,19 @@ def generate_completions(
         output_uri: Where the result will be written; checked before the model loads.
         output_format: In which format; checked as well.
         output_overwrite: Whether a different result there may be replaced.
+        checkpoint_uri: Where finished rows are kept while the step runs; beside the output if empty.
         storage_endpoint: Address of the S3 store, when it is not AWS.
     """
     from pathlib import Path
 
     from kfp_llm_batch.generation import generating
     from kfp_llm_batch.generation import report as reports
+    from kfp_llm_batch.generation.config import GenerationConfig
     from kfp_llm_batch.generation.sampling import SamplingConfig
-    from kfp_llm_batch.steps import step
+    from kfp_llm_batch.steps import step, with_whole_numbers
 
     with step(storage_endpoint):
-        config = generating.GenerationConfig(
+        config = GenerationConfig(
             model_uri=model_uri,
             model_revision=model_revision or None,
             sampling=SamplingConfig(
@@ -72,17 +75,18 @@ def generate_completions(
                 n=generation_n,
                 seed=generation_seed,
                 stop=tuple(generation_stop),
-                json_schema=generation_json_schema or None,
-                options=generation_options,
+                json_schema=with_whole_numbers(generation_json_schema) or None,
+                options=with_whole_numbers(generation_options),
             ),
             engine_device=engine_device,
             engine_dtype=engine_dtype,
-            engine_options=engine_options,
+            engine_options=with_whole_numbers(engine_options),
             output_uri=output_uri or None,
             output_format=output_format,
             output_overwrite=output_overwrite,
+            checkpoint_uri=checkpoint_uri or None,
         )
         manifest = generating.generate(config, Path(prompts.path), Path(completions.path))
         for name, value in reports.metrics(manifest).items():
             metrics.log_metric(name, value)
-        Path(report.path).write_text(reports.markdown_report(manifest, Path(completions.path)))
+        Path(report.path).write_text(reports.markdown_report(manifest, Path(completions.path)), "utf-8")

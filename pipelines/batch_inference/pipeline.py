@@ -45,6 +45,7 @@ def batch_inference(
     engine_options: dict = {},
     output_format: str = "parquet",
     output_overwrite: bool = False,
+    checkpoint_uri: str = "",
     storage_secret_name: str = STORAGE_SECRET_NAME,
     storage_endpoint: str = "",
     resources_cpu: str = "2",
@@ -82,6 +83,7 @@ def batch_inference(
         engine_options: Arguments of vLLM's engine; they win over the planned ones.
         output_format: parquet, jsonl or openai (batch output lines).
         output_overwrite: Whether a different result at output_uri may be replaced.
+        checkpoint_uri: Where finished rows are kept while the run goes on; beside the output if empty.
         storage_secret_name: Kubernetes secret with the keys accesskey and secretkey of the S3 store; it may be absent.
         storage_endpoint: Address of the S3 store, when it is not AWS.
         resources_cpu: Processors of the generating pod.
@@ -124,6 +126,7 @@ def batch_inference(
         output_uri=output_uri,
         output_format=output_format,
         output_overwrite=output_overwrite,
+        checkpoint_uri=checkpoint_uri,
         storage_endpoint=storage_endpoint,
     )
     writing = write_results(

@@ -5,7 +5,8 @@
     |-- DataError           exit 3  fix the dataset
     |   `-- ResultError     exit 3  the stored result is not what its manifest says
     |-- StorageError        exit 4  the store did not answer or refused: retry, or mend access
-    `-- EngineError         exit 5  look at the engine's own log
+    |-- EngineError         exit 5  look at the engine's own log
+    `-- InterruptedRunError exit 6  run again: what is finished is kept
 
 Any other exception is a defect of this package and keeps its traceback (exit 1).
 """
@@ -81,6 +82,12 @@ class EngineError(BatchError, RuntimeError):
     """The engine ended or failed: its own log says why."""
 
     exit_code = 5
+
+
+class InterruptedRunError(BatchError):
+    """The run was asked to end; started again it goes on where it was."""
+
+    exit_code = 6
 
 
 @contextlib.contextmanager

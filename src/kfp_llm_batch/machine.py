@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kfp_llm_batch.caches import cache_folder
+
 _UNLIMITED_BYTES = 2**60
 """cgroup v1 writes "no limit" as a number near 2**63."""
 
@@ -42,6 +44,8 @@ class Machine:
     memory_available_bytes: int
     """What is left below that limit; page cache counts as free."""
     shared_memory_bytes: int
+    cache_folder: str
+    """Can be written."""
 
     @property
     def usable_cpus(self) -> int:
@@ -69,6 +73,7 @@ def read_machine(root: Path = Path("/"), allowed_cpus: frozenset[int] | None = N
         memory_limit_bytes=limit,
         memory_available_bytes=available,
         shared_memory_bytes=_free_bytes(root / "dev/shm"),
+        cache_folder=str(cache_folder()),
     )
 
 

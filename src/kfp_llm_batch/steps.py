@@ -7,7 +7,9 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from typing import Any
 
+from kfp_llm_batch.caches import set_hub_cache
 from kfp_llm_batch.errors import exit_with_message
 
 
@@ -24,8 +26,18 @@ def step(storage_endpoint: str) -> Iterator[None]:
     configure_logging()
     if storage_endpoint:
         os.environ["KFP_LLM_BATCH_S3_ENDPOINT"] = storage_endpoint
+    set_hub_cache()
     with exit_with_message():
         yield
+
+
+def with_whole_numbers(value: Any) -> Any:
+    """A JSON value with its whole numbers again, since kfp.local makes floats of all numbers in lists and objects."""
+    if isinstance(value, dict):
+        return {name: with_whole_numbers(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [with_whole_numbers(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def configure_logging() -> None:

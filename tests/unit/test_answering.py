@@ -1,6 +1,7 @@
 from typing import Any
 
 from kfp_llm_batch.engine.messages import FinishedRequest, GenerationOutput
+from kfp_llm_batch.generation import answering
 from kfp_llm_batch.generation.answering import PREFIX_TOKENS, pending_answers
 from kfp_llm_batch.generation.answers import PendingAnswer
 from kfp_llm_batch.generation.parts import PartWriter
@@ -23,7 +24,8 @@ class CollectingWriter(PartWriter):
 
 
 def order(rows: list[PreparedRow]) -> list[list[str]]:
-    return [[row.row_id for row in answer.rows] for answer in pending_answers([rows], CollectingWriter())]
+    answers = pending_answers([rows], CollectingWriter(), bytearray(10))
+    return [[row.row_id for row in answer.rows] for answer in answers]
 
 
 def test_identical_requests_run_once():
@@ -39,7 +41,7 @@ def test_shared_prefixes_stand_together_and_long_prompts_first():
 def test_invalid_rows_never_reach_the_engine():
     writer = CollectingWriter()
     rows = [row(0, [], fault=("empty_prompt", "The prompt is empty.")), row(1, [1])]
-    assert [answer.rows[0].row_id for answer in pending_answers([rows], writer)] == ["1"]
+    assert [answer.rows[0].row_id for answer in pending_answers([rows], writer, bytearray(10))] == ["1"]
     assert writer.written[0]["status"] == "invalid"
     assert writer.written[0]["error"] == {"code": "empty_prompt", "message": "The prompt is empty."}
 
@@ -68,6 +70,23 @@ def test_truncation_names_what_cut_the_answer():
         finish(answer, 0, "length")
     assert next(by_tokens.completions())[1]["truncated_by"] == "max_tokens"
     assert next(by_context.completions())[1]["truncated_by"] == "context"
+
+
+def test_rows_that_are_done_are_left_out():
+    answers = pending_answers([[row(0, [1]), row(1, [2])]], CollectingWriter(), bytearray([1, 0]))
+    assert [answer.rows[0].row_id for answer in answers] == ["1"]
+
+
+def test_a_window_ends_at_its_tokens(monkeypatch):
+    monkeypatch.setattr(answering, "TOKENS_PER_WINDOW", 5)
+    assert order([row(0, [1]), row(1, [1, 2, 3, 4]), row(2, [1, 2])]) == [["1"], ["0"], ["2"]]
+
+
+def test_an_answer_that_the_engine_ended_is_a_failed_row():
+    answer = PendingAnswer(rows=[row(0, [1])])
+    finish(answer, 0, "abort")
+    completion = next(answer.completions())[1]
+    assert (completion["status"], completion["error"]["code"]) == ("failed", "engine_aborted")
 
 
 def test_a_refused_request_is_a_failed_row():

@@ -18,6 +18,7 @@ MACHINE = Machine(
     memory_limit_bytes=8 * GIB,
     memory_available_bytes=8 * GIB,
     shared_memory_bytes=64 * 2**20,
+    cache_folder="/cache",
 )
 MODEL = ModelFacts(
     max_model_len=8192,
@@ -76,3 +77,4 @@ def test_only_settings_that_change_answers_enter_the_key():
     dtype = choose_dtype("auto", MODEL)
     assert answer_settings(dtype, {"max_num_seqs": 7}) == {"dtype": "bfloat16"}
     assert answer_settings(dtype, {"quantization": "awq"}) == {"dtype": "bfloat16", "quantization": "awq"}
+    assert answer_settings(dtype, {"an_option_of_tomorrow": 1}) == {"dtype": "bfloat16", "an_option_of_tomorrow": 1}

@@ -23,9 +23,16 @@ def test_row_params_win_over_the_run():
         ({"temperature": 2.5}, "temperature is out of bounds"),
         ({"temperature": "hot"}, "temperature has the wrong type"),
         ({"n": 2}, "all the same at temperature 0"),
-        ({"stop": ("",)}, "A stop string is empty"),
+        ({"stop": ("",)}, "stop has an element of no use"),
         ({"options": {"top_kk": 3}}, "Did you mean 'top_k'"),
-        ({"json_schema": {"type": "strange"}}, "not a JSON schema"),
+        ({"options": {"top_k": -5}}, "top_k is out of bounds"),
+        ({"options": {"repetition_penalty": 0}}, "repetition_penalty is out of bounds"),
+        ({"max_tokens": 5, "options": {"min_tokens": 6}}, "min_tokens is above max_tokens"),
+        ({"options": {"stop_token_ids": ["a"]}}, "stop_token_ids has an element of no use"),
+        ({"options": {"temperature": []}}, "temperature has the wrong type"),
+        ({"json_schema": {"const": float("nan")}}, "cannot be used"),
+        ({"seed": 2**53}, "generation_seed is too large"),
+        ({"json_schema": {"type": "strange"}}, "JSON schema for answers is none"),
     ],
     ids=lambda value: str(value)[:30],
 )
@@ -34,7 +41,11 @@ def test_wrong_values_are_named(values, message):
         SamplingConfig(**values)
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '"max_tokens"'])
+def test_null_means_not_given():
+    assert SamplingConfig(options={"max_tokens": None}).effective({"temperature": None})["max_tokens"] == 256
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", '"max_tokens"', '{"temperature": NaN}', '{"a":' * 50000])
 def test_row_params_must_be_an_object(text):
     with pytest.raises(ConfigurationError, match="params are not"):
         parse_row_params(text)

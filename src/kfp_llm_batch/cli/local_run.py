@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 import os
@@ -44,7 +45,7 @@ def run_pipeline(
 
     with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the runner warns of Kubernetes settings that mean nothing here
-        root = Path(keep or temporary).absolute()
+        root = _folder(Path(keep or temporary))
         runner = _docker_runner() if in_docker else local.SubprocessRunner(use_venv=False)
         local.init(runner, pipeline_root=str(root), raise_on_error=True)
         definition = Path(temporary) / "pipeline.yaml"
@@ -55,6 +56,14 @@ def run_pipeline(
         with _local_conditions(message, verbose=verbose), contextlib.redirect_stdout(output):
             try:
                 components.load_component_from_file(str(definition))(**arguments)
+            except OSError as error:
+                if error.errno != errno.E2BIG:
+                    raise
+                # Linux takes 128 KiB in one argument, and KFP hands parameters over as one.
+                raise errors.ConfigurationError(
+                    f"The parameters cannot be handed to a step: {error.strerror}",
+                    remedy="Keep them below 100 kB together; put long texts into the dataset.",
+                ) from None
             except RuntimeError as error:
                 raise _step_error(message.read_text(encoding="utf-8"), str(error)) from None
 
@@ -62,7 +71,17 @@ def run_pipeline(
 def _docker_runner() -> Any:
     from kfp import local
 
-    return local.DockerRunner(network_mode="host")
+    passed_on = ("KFP_LLM_BATCH_S3_", "STORAGE_EMULATOR_HOST")
+    environment = {name: value for name, value in os.environ.items() if name.startswith(passed_on)}
+    return local.DockerRunner(network_mode="host", environment=environment)
+
+
+def _folder(path: Path) -> Path:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise errors.ConfigurationError(f"--keep is no folder: {error.strerror}", received=str(path)) from error
+    return path.absolute()
 
 
 def _for_local_run(pipeline: CompiledPipeline, arguments: dict[str, Any]) -> list[dict[str, Any]]:

@@ -58,7 +58,8 @@ def run(
         Runner.SUBPROCESS
     ),
     keep: Annotated[Path | None, typer.Option(help="Folder that keeps prompts, completions and report.")] = None,
-    verbose: Annotated[bool, typer.Option(help="Show what Kubeflow's local runner says as well.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Short for -p output_overwrite=true.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", help="Show what Kubeflow's local runner says as well.")] = False,
 ) -> None:
     """Run a compiled pipeline here, through kfp.local.
 
@@ -70,7 +71,8 @@ def run(
     from kfp_llm_batch.cli.shipped import load_pipeline
 
     loaded = load_pipeline(pipeline)
-    arguments = read_parameters(loaded, parameter or [], params)
+    shorthand = ["output_overwrite=true"] if overwrite else []
+    arguments = read_parameters(loaded, [*(parameter or []), *shorthand], params)
     run_pipeline(loaded, arguments, in_docker=runner is Runner.DOCKER, keep=keep, verbose=verbose)
     if output_uri := arguments.get("output_uri"):
         from kfp_llm_batch.cli.result_summary import print_summary

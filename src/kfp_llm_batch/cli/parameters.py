@@ -35,6 +35,7 @@ def read_parameters(pipeline: CompiledPipeline, assignments: list[str], file: Pa
             raise ConfigurationError("A parameter needs a value", received=assignment, remedy="Write -p name=value.")
         given[name] = _from_text(text, _declared_type(pipeline, name))
     typed = {name: _typed(name, value, _declared_type(pipeline, name)) for name, value in given.items()}
+    _refuse_placeholders(typed)
     _check_complete(pipeline, typed)
     return typed
 
@@ -74,6 +75,17 @@ def _typed(name: str, value: Any, kind: str) -> Any:
     if value is not None and (wrong_boolean or not isinstance(value, types)):
         raise ConfigurationError(f"Parameter {name} has the wrong type", received=value, allowed=[wanted])
     return float(value) if kind == "NUMBER_DOUBLE" and isinstance(value, int) else value
+
+
+def _refuse_placeholders(given: Mapping[str, Any]) -> None:
+    """Kubeflow Pipelines would put other parameters, or all of them, in place of such a text."""
+    for name, value in given.items():
+        if "{{$" in json.dumps(value, default=str):
+            raise ConfigurationError(
+                f"Parameter {name} holds a placeholder of Kubeflow Pipelines, which would be replaced",
+                received="{{$",
+                remedy="Write it with a space, as in {{ $, or put the text into the dataset.",
+            )
 
 
 def _check_complete(pipeline: CompiledPipeline, given: Mapping[str, Any]) -> None:

@@ -52,15 +52,15 @@ def load_pipeline(name: str) -> CompiledPipeline:
 def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigurationError(f"The pipeline cannot be read: {error.strerror}", received=str(path)) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"The pipeline cannot be read: {error}", received=str(path)) from error
 
 
 def _parse(name: str, text: str) -> CompiledPipeline:
     try:
         documents = [document for document in yaml.safe_load_all(text) if document]
         pipeline = CompiledPipeline(name=name, documents=documents)
-        pipeline.inputs  # noqa: B018 - shows whether it is a pipeline at all
+        _ = pipeline.inputs, pipeline.specification["root"]["dag"]["tasks"], pipeline.specification["deploymentSpec"]
     except (yaml.YAMLError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ConfigurationError("Not a compiled pipeline", received=name) from error
     return pipeline

@@ -8,6 +8,7 @@ import threading
 import time
 from multiprocessing.connection import Connection
 
+from kfp_llm_batch.engine.faults import with_injected_faults
 from kfp_llm_batch.engine.messages import (
     Engine,
     EngineFailed,
@@ -21,19 +22,25 @@ from kfp_llm_batch.errors import ConfigurationError
 Inbox = queue.SimpleQueue[GenerationRequest | None]
 """Requests in their order; None when the parent has closed its side."""
 
+SIGN_OF_LIFE_SECONDS = 1.0
+
 
 def serve(connection: Connection) -> None:
     """Load the engine that the first message asks for, then answer requests until the parent hangs up."""
     specification: EngineSpecification = connection.recv()
     started = time.monotonic()
-    engine = _load(specification)
+    engine = with_injected_faults(_load(specification))
     connection.send(EngineReady(load_seconds=time.monotonic() - started, versions=engine.versions))
     inbox: Inbox = queue.SimpleQueue()
     # A thread of its own empties the socket, so that the parent never blocks in send while this side blocks in send.
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+    last_sent = time.monotonic()
     while _take_requests(engine, inbox, connection):
-        if finished := engine.step():
+        finished = engine.step()
+        # Without news an empty list goes out once a second: silence then means a hang.
+        if finished or time.monotonic() - last_sent >= SIGN_OF_LIFE_SECONDS:
             connection.send(finished)
+            last_sent = time.monotonic()
 
 
 def _load(specification: EngineSpecification) -> Engine:

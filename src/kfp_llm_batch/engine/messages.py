@@ -36,6 +36,8 @@ class FinishedRequest:
     request_id: int
     output: GenerationOutput | None = None
     refusal: str | None = None
+    refusal_code: str = "engine_refused"
+    """`engine_refused`, or what the request did to the engine: `engine_killed`, `engine_hung`, `engine_failed`."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Self
@@ -23,6 +25,21 @@ from kfp_llm_batch.errors import ConfigurationError, EngineError
 
 _LOG_TAIL_LINES = 12
 _SHUTDOWN_SECONDS = 10
+
+
+class EngineDiedError(EngineError):
+    """The engine's process ended while it should have worked.
+
+    Args:
+        code: `engine_killed`, `engine_exited`, `engine_failed` or `engine_hung`.
+        how: What happened, as in "was killed by SIGKILL".
+        remedy: What the reader should do or look at.
+    """
+
+    def __init__(self, code: str, how: str, remedy: str = "") -> None:
+        super().__init__(f"The engine's process {how}", remedy=remedy)
+        self.code = code
+        self.how = how
 
 
 class EngineProcess:
@@ -56,25 +73,34 @@ class EngineProcess:
         self._connection.send(self._specification)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._connection.close()
-        try:
-            self._process.wait(_SHUTDOWN_SECONDS)
-        except subprocess.TimeoutExpired:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
+        if kind is not None:
+            self.kill()
+        self._end_soon()
         self._log.close()
 
-    def wait_until_ready(self) -> EngineReady:
+    def wait_until_ready(self, check: Callable[[], None] = lambda: None) -> EngineReady:
         """Block until the weights are loaded.
+
+        Args:
+            check: Called every second; what it raises ends the wait.
 
         Raises:
             EngineError: The engine could not start; the message holds the end of its log.
         """
+        while not self._connection.poll(1.0):
+            check()
         message = self._receive()
         if not isinstance(message, EngineReady):
             raise EngineError("The engine sent an answer before it was ready")
         return message
+
+    def kill(self) -> None:
+        """End the process at once."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.wait()
 
     def submit(self, requests: list[GenerationRequest]) -> None:
         """Hand over requests without waiting for their answers."""
@@ -83,14 +109,14 @@ class EngineProcess:
         except OSError:
             raise self._ended() from None
 
-    def receive(self, timeout_seconds: float) -> list[FinishedRequest]:
-        """Requests that have finished; none when the time is over before one has.
+    def receive(self, timeout_seconds: float) -> list[FinishedRequest] | None:
+        """Requests that have finished, an empty list as a sign of life, or None when the time is over before either.
 
         Raises:
-            EngineError: The engine's process failed or ended.
+            EngineDiedError: The engine's process failed or ended.
         """
         if not self._connection.poll(timeout_seconds):
-            return []
+            return None
         message = self._receive()
         if not isinstance(message, list):
             raise EngineError("The engine said twice that it is ready")
@@ -104,17 +130,28 @@ class EngineProcess:
         if isinstance(message, EngineFailed) and message.is_configuration:
             raise ConfigurationError(message.message)
         if isinstance(message, EngineFailed):
-            self._process.wait(_SHUTDOWN_SECONDS)  # its traceback is then whole in the log
-            raise EngineError(
-                f"The engine failed: {message.message}", remedy=f"The end of its log:\n{self._log_tail()}"
-            )
+            self._end_soon()  # its traceback is then whole in the log
+            raise EngineDiedError("engine_failed", f"failed: {message.message}", self._see_log())
         return message
 
-    def _ended(self) -> EngineError:
-        code = self._process.wait()
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+    def _ended(self) -> EngineDiedError:
+        code = self._end_soon()
+        if code >= 0:
+            return EngineDiedError("engine_exited", f"exited with code {code}", self._see_log())
         hint = "Most often the pod's memory limit was reached: raise resources_memory. " if code == -9 else ""
-        return EngineError(f"The engine's process {how}", remedy=f"{hint}The end of its log:\n{self._log_tail()}")
+        return EngineDiedError(
+            "engine_killed", f"was killed by {signal.Signals(-code).name}", f"{hint}{self._see_log()}"
+        )
+
+    def _end_soon(self) -> int:
+        try:
+            return self._process.wait(_SHUTDOWN_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return self._process.wait()
+
+    def _see_log(self) -> str:
+        return f"The end of its log:\n{self._log_tail()}"
 
     def _log_tail(self) -> str:
         lines = Path(self._log.name).read_text(encoding="utf-8", errors="replace").splitlines()

@@ -22,8 +22,33 @@ BASE_BYTES = 900 * 2**20
 SPARE_SHARE = 0.08
 """Of the memory limit, left to this parent process and to page cache."""
 
-_ANSWER_SETTINGS = ("dtype", "quantization", "kv_cache_dtype", "hf_overrides", "rope_scaling")
-"""Engine arguments that change answers; the others change speed alone."""
+_CACHES = {
+    "VLLM_CACHE_ROOT": "vllm",
+    "VLLM_CONFIG_ROOT": "vllm-config",
+    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
+    "TRITON_CACHE_DIR": "triton",
+    "NUMBA_CACHE_DIR": "numba",
+}
+
+_SPEED_ONLY = frozenset(
+    {
+        "async_scheduling",
+        "block_size",
+        "compilation_config",
+        "disable_log_stats",
+        "enable_chunked_prefill",
+        "enable_prefix_caching",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "kv_cache_memory_bytes",
+        "max_model_len",  # enters the key where it shortens an answer
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "performance_mode",
+        "safetensors_load_strategy",
+    }
+)
+"""Engine arguments that do not change what is answered; every other one is part of a request's identity."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +109,7 @@ def choose_dtype(dtype: str, model: ModelFacts) -> Setting:
 
 def answer_settings(dtype: Setting, options: Mapping[str, Any]) -> dict[str, Any]:
     """The part of the settings that changes answers, for the request key."""
-    values = {"dtype": dtype.value, **options}
-    return {name: values[name] for name in _ANSWER_SETTINGS if name in values}
+    return {"dtype": dtype.value, **{name: value for name, value in options.items() if name not in _SPEED_ONLY}}
 
 
 def plan_settings(
@@ -134,6 +158,10 @@ def _environment(machine: Machine) -> dict[str, Setting]:
         "VLLM_NO_USAGE_STATS": Setting(value="1", reason="nothing is sent anywhere"),
         "VLLM_USE_AOT_COMPILE": Setting(value="0", reason="its artifact does not load again on CPU in vLLM 0.32"),
         "HF_HUB_OFFLINE": Setting(value="1", reason="the model is a local folder by now"),
+        **{
+            name: Setting(value=f"{machine.cache_folder}/{folder}", reason="a pod's home cannot be written")
+            for name, folder in _CACHES.items()
+        },
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import EngineArgs
+from vllm.exceptions import VLLMClientError
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -35,9 +36,12 @@ class VllmEngine:
 
     def add(self, request: GenerationRequest) -> None:
         """Hand over token ids, so that vLLM adds no second BOS token."""
-        self._engine.add_request(
-            str(request.request_id), {"prompt_token_ids": request.token_ids}, _sampling_params(request.sampling)
-        )
+        try:
+            self._engine.add_request(
+                str(request.request_id), {"prompt_token_ids": request.token_ids}, _sampling_params(request.sampling)
+            )
+        except (VLLMClientError, TypeError) as error:
+            raise ValueError(str(error)) from error
 
     def step(self) -> list[FinishedRequest]:
         """Run one scheduler step."""

@@ -3,30 +3,50 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from itertools import islice
+from collections.abc import Iterable, Iterator, Sequence
 
 from kfp_llm_batch.engine.messages import GenerationRequest
-from kfp_llm_batch.engine.process import EngineProcess
+from kfp_llm_batch.engine.supervisor import EngineSupervisor
 from kfp_llm_batch.generation.answers import PendingAnswer, invalid_completion
 from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.generation.preparation import PreparedRow
-from kfp_llm_batch.generation.progress import LINE_SECONDS, ProgressReport
+from kfp_llm_batch.generation.progress import ProgressReport
 
 ROWS_PER_WINDOW = 4096
-"""Rows that are ordered and searched for duplicates together; bounds memory, not the engine."""
+TOKENS_PER_WINDOW = 2**20
+"""Rows are ordered and searched for duplicates together up to either bound; it bounds memory, not the engine."""
 PREFIX_TOKENS = 128
 """One block of the key-value cache: a shorter shared beginning cannot be reused."""
 
 
-def pending_answers(batches: Iterable[list[PreparedRow]], writer: PartWriter) -> Iterator[PendingAnswer]:
-    """Answers to be generated, in the order that serves the engine; invalid rows go to the writer at once."""
-    rows = (row for batch in batches for row in batch)
-    while window := list(islice(rows, ROWS_PER_WINDOW)):
+def pending_answers(
+    batches: Iterable[list[PreparedRow]], writer: PartWriter, done: Sequence[int]
+) -> Iterator[PendingAnswer]:
+    """Answers to be generated, in the order that serves the engine; invalid rows go to the writer at once.
+
+    Args:
+        batches: All rows.
+        writer: Takes the invalid ones.
+        done: By a row's number, whether it has its answer already.
+    """
+    for window in _windows(row for batch in batches for row in batch if not done[row.row]):
         for row in window:
             if row.fault:
                 writer.add(row.row, invalid_completion(row))
         yield from _in_engine_order(_without_duplicates(row for row in window if not row.fault))
+
+
+def _windows(rows: Iterable[PreparedRow]) -> Iterator[list[PreparedRow]]:
+    window: list[PreparedRow] = []
+    tokens = 0
+    for row in rows:
+        window.append(row)
+        tokens += len(row.token_ids)
+        if len(window) == ROWS_PER_WINDOW or tokens >= TOKENS_PER_WINDOW:
+            yield window
+            window, tokens = [], 0
+    if window:
+        yield window
 
 
 def _without_duplicates(rows: Iterable[PreparedRow]) -> list[PendingAnswer]:
@@ -69,7 +89,7 @@ class AnswerLoop:
     """
 
     def __init__(
-        self, *, engine: EngineProcess, writer: PartWriter, progress: ProgressReport, max_in_flight: int
+        self, *, engine: EngineSupervisor, writer: PartWriter, progress: ProgressReport, max_in_flight: int
     ) -> None:
         self._engine = engine
         self._writer = writer
@@ -86,7 +106,8 @@ class AnswerLoop:
             if not self._in_flight:
                 return
             self._progress.add(0, 0)
-            for finished in self._engine.receive(timeout_seconds=LINE_SECONDS):
+            self._writer.flush_if_old()
+            for finished in self._engine.receive(timeout_seconds=1.0):
                 answer, sample = self._in_flight.pop(finished.request_id)
                 if answer.add(sample, finished):
                     self._write(answer)

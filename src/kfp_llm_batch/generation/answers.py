@@ -18,7 +18,9 @@ class PendingAnswer:
 
     rows: list[PreparedRow]
     outputs: dict[int, GenerationOutput] = field(default_factory=dict)
-    refusal: str | None = None
+    _finished_samples: int = 0
+    refusal: FinishedRequest | None = None
+    """The outcome of a sample that the engine refused or did not survive."""
 
     @property
     def samples(self) -> int:
@@ -36,13 +38,15 @@ class PendingAnswer:
 
     def add(self, sample: int, finished: FinishedRequest) -> bool:
         """Take one sample's outcome; True when the answer is complete."""
+        self._finished_samples += 1
         if finished.output is None:
-            self.refusal = finished.refusal
-            finished_output = GenerationOutput(text="", finish_reason="error", num_tokens=0)
-            self.outputs[sample] = finished_output
+            self.refusal = finished
+        elif finished.output.finish_reason not in ("stop", "length"):
+            reason = f"The engine ended the answer itself: {finished.output.finish_reason}."
+            self.refusal = dataclasses.replace(finished, refusal=reason, refusal_code="engine_aborted")
         else:
             self.outputs[sample] = finished.output
-        return len(self.outputs) == self.samples
+        return self._finished_samples == self.samples
 
     def completions(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Each waiting row's number and columns."""
@@ -75,8 +79,8 @@ def invalid_completion(row: PreparedRow) -> dict[str, Any]:
     return _failure(row, "invalid", code, message)
 
 
-def _refused(row: PreparedRow, message: str | None) -> dict[str, Any]:
-    return _failure(row, "failed", "engine_refused", message or "")
+def _refused(row: PreparedRow, refusal: FinishedRequest) -> dict[str, Any]:
+    return _failure(row, "failed", refusal.refusal_code, refusal.refusal or "")
 
 
 def _failure(row: PreparedRow, status: str, code: str, message: str) -> dict[str, Any]:

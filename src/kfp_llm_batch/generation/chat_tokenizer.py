@@ -65,7 +65,7 @@ class ModelTokenizer:
 def _load(folder: Path) -> Any:
     try:
         name = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get("tokenizer_class")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:
         raise ConfigurationError(f"The model's tokenizer cannot be read: {error}", received=str(folder)) from error
     try:
         if name in _GENERIC_CLASSES and (folder / "tokenizer.json").exists():

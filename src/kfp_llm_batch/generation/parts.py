@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +13,18 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kfp_llm_batch.generation.prompts import Prompts
-from kfp_llm_batch.manifests import StoredFile
+from kfp_llm_batch.manifests import Checksum, StoredFile
 from kfp_llm_batch.schemas import COMPLETION_FIELDS, STATUSES, completions_schema
 
 ROWS_PER_PART = 1000
 BYTES_PER_PART = 64 * 2**20
-"""Of completion text; a part is closed at whichever comes first."""
+"""Of completions and of the source columns that go with them."""
+LOGPROB_BYTES = 48
+"""One candidate token in memory."""
+SECONDS_PER_PART = 60.0
+"""A part is closed at whichever comes first; this one bounds the work that a killed pod loses."""
+
+KeepPart = Callable[[Path, StoredFile], None]
 
 _OWN_NAMES = [column.name for column in COMPLETION_FIELDS]
 _FAILURES = ("invalid", "failed")
@@ -35,21 +43,38 @@ class PartWriter:
         self._prompts = prompts
         self._schema = completions_schema(prompts.source_fields)
         self._rows: list[tuple[int, dict[str, Any]]] = []
-        self._text_bytes = 0
+        self._bytes = 0
+        source_bytes = sum(file.bytes for file in prompts.manifest.shards)
+        self._source_bytes_per_row = source_bytes // max(1, prompts.manifest.rows)
         self.parts: list[StoredFile] = []
         self.errors: list[StoredFile] = []
         self.num_prompt_tokens = 0
         self.num_completion_tokens = 0
+        self._opened = time.monotonic()
+        self._keep_part: KeepPart | None = None
+        self.keys = Checksum()
+        """Of the rows taken; a finished run has the same as its prompts."""
         self.rows_by_status: Counter[str] = Counter(dict.fromkeys(STATUSES, 0))
+
+    def keep_parts(self, keep: KeepPart) -> None:
+        """From now on hand every part to `keep` as soon as it is written."""
+        self._keep_part = keep
 
     def add(self, row: int, completion: dict[str, Any]) -> None:
         """Take one finished row: its number in the prompts and our columns."""
+        self._opened = self._opened if self._rows else time.monotonic()
         self._rows.append((row, completion))
-        self._text_bytes += sum(len(output["text"]) for output in completion["outputs"] or ())
+        self.keys.add(completion["row_id"], completion["request_key"])
+        self._bytes += self._source_bytes_per_row + sum(map(_size, completion["outputs"] or ()))
         self.rows_by_status[completion["status"]] += 1
         self.num_prompt_tokens += completion["num_prompt_tokens"] or 0
         self.num_completion_tokens += completion["num_completion_tokens"]
-        if len(self._rows) >= ROWS_PER_PART or self._text_bytes >= BYTES_PER_PART:
+        if len(self._rows) >= ROWS_PER_PART or self._bytes >= BYTES_PER_PART:
+            self.flush()
+
+    def flush_if_old(self) -> None:
+        """Write the rows collected so far if the first of them has waited long."""
+        if self._rows and time.monotonic() - self._opened >= SECONDS_PER_PART:
             self.flush()
 
     def flush(self) -> None:
@@ -60,11 +85,14 @@ class PartWriter:
         own = pa.Table.from_pylist([completion for _, completion in self._rows], schema=pa.schema(COMPLETION_FIELDS))
         source = self._prompts.source_columns([row for row, _ in self._rows])
         table = pa.Table.from_arrays([*own.columns, *source.columns], schema=self._schema)
-        self.parts.append(self._write(table, f"parts/part-{len(self.parts):05d}.parquet"))
+        part = self._write(table, f"parts/part-{len(self.parts):05d}.parquet")
+        self.parts.append(part)
         failures = table.filter(pa.compute.is_in(table["status"], pa.array(_FAILURES)))
         if failures.num_rows:
             self.errors.append(self._write(failures, f"errors/errors-{len(self.errors):05d}.parquet"))
-        self._rows, self._text_bytes = [], 0
+        self._rows, self._bytes = [], 0
+        if self._keep_part:
+            self._keep_part(self._folder / part.path, part)
 
     def _write(self, table: pa.Table, name: str) -> StoredFile:
         path = self._folder / name
@@ -76,3 +104,7 @@ class PartWriter:
         size = temporary.stat().st_size
         temporary.replace(path)
         return StoredFile(path=name, rows=table.num_rows, bytes=size, sha256=digest)
+
+
+def _size(output: dict[str, Any]) -> int:
+    return len(output["text"]) + LOGPROB_BYTES * sum(map(len, output.get("logprobs") or ()))

@@ -131,13 +131,16 @@ class RowPreparer:
         token_ids = encoded if isinstance(encoded, list) else []
         found = self._find_fault(encoded, params, fault)
         sampling, digest = self._effective(None if found else params)
+        room = self._max_model_len - len(token_ids)
+        if not found and room < sampling["max_tokens"]:
+            digest = self._digest({**sampling, "max_tokens": room})  # the context shortens this answer
         return PreparedRow(
             row=row,
             row_id=row_id,
             request_key=request_key(digest, token_ids),
             token_ids=token_ids,
             sampling=sampling,
-            room=self._max_model_len - len(token_ids),
+            room=room,
             fault=found,
         )
 
@@ -164,6 +167,8 @@ class RowPreparer:
             if len(self._effective_cache) > 1000:
                 self._effective_cache.clear()
             sampling = self._sampling.effective(parse_row_params(params))
-            digest = settings_digest(sampling, self._model_digest, self._answer_settings)
-            self._effective_cache[params] = (sampling, digest)
+            self._effective_cache[params] = (sampling, self._digest(sampling))
         return self._effective_cache[params]
+
+    def _digest(self, sampling: dict[str, Any]) -> bytes:
+        return settings_digest(sampling, self._model_digest, self._answer_settings)

@@ -51,13 +51,16 @@ class Prompts:
 
     def source_columns(self, rows: Sequence[int]) -> pa.Table:
         """The carried source columns of some rows, in the order given, which must be ascending."""
+        return self.columns([field.name for field in self.source_fields], rows)
+
+    def columns(self, names: Sequence[str], rows: Sequence[int]) -> pa.Table:
+        """Some columns of some rows, in the order given, which must be ascending."""
         pieces = []
         for place, group in groupby(rows, key=lambda row: bisect.bisect_right(self._starts, row) - 1):
             reader, index = self._batches[place]
             offsets = [row - self._starts[place] for row in group]
-            batch = reader.get_batch(index).select([field.name for field in self.source_fields])
-            pieces.append(batch.take(pa.array(offsets)))
-        return pa.Table.from_batches(pieces, schema=pa.schema(self.source_fields))
+            pieces.append(reader.get_batch(index).select(names).take(pa.array(offsets)))
+        return pa.Table.from_batches(pieces, schema=pa.schema([self._readers[0].schema.field(name) for name in names]))
 
 
 def _open(path: Path) -> pa.ipc.RecordBatchFileReader:

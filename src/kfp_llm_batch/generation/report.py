@@ -13,7 +13,7 @@ from kfp_llm_batch.manifests import ResultManifest
 SAMPLE_ROWS = 5
 SAMPLE_CHARACTERS = 600
 
-_MARKDOWN_OR_HTML = re.compile(r"[^\w\s.,;:?'%/$=-]", re.ASCII)
+_MARKDOWN_OR_HTML = re.compile(r"[^\w\s.,;?'%/$=-]", re.ASCII)
 
 
 def metrics(manifest: ResultManifest) -> dict[str, float]:
@@ -39,8 +39,9 @@ def markdown_report(manifest: ResultManifest, folder: Path) -> str:
     sections = [
         f"# Completions by {escape(str(manifest.model.get('uri')))}",
         f"| metric | value |\n|---|---|\n{counts}",
-        f"## First answers\n\n| row | status | answer |\n|---|---|---|\n{answers}",
     ]
+    if answers:
+        sections.append(f"## First answers\n\n| row | status | answer |\n|---|---|---|\n{answers}")
     if failures:
         sections.append(f"## First rows without an answer\n\n| row | code | message |\n|---|---|---|\n{failures}")
     return "\n\n".join(sections) + "\n"
@@ -53,7 +54,8 @@ def escape(text: str) -> str:
 
 
 def _first_rows(folder: Path, names: list[str]) -> list[dict[str, object]]:
-    if not names:
+    # A result that was reused may have been published in another format.
+    if not names or not names[0].endswith(".parquet"):
         return []
     batches = pq.ParquetFile(folder / names[0]).iter_batches(
         SAMPLE_ROWS, columns=["row_id", "status", "completion", "error"]

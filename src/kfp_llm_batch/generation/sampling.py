@@ -14,6 +14,7 @@ from kfp_llm_batch.errors import ConfigurationError
 GREEDY_BELOW = 1e-5
 """vLLM takes a lower temperature for zero."""
 
+_WHOLE_DOUBLES = 2**53
 _UNUSED_WHEN_GREEDY = ("top_p", "top_k", "min_p", "seed")
 
 _NUMBER = (int, float)
@@ -40,6 +41,8 @@ _KINDS: dict[str, tuple[type, ...]] = {
 }
 """Every sampling parameter that a run or a row may set, and its types."""
 
+_ELEMENTS: dict[str, type] = {"stop": str, "bad_words": str, "stop_token_ids": int}
+
 _BOUNDS: dict[str, tuple[float, float]] = {
     "max_tokens": (1, float("inf")),
     "temperature": (0, 2),
@@ -51,6 +54,8 @@ _BOUNDS: dict[str, tuple[float, float]] = {
     "frequency_penalty": (-2, 2),
     "min_tokens": (0, float("inf")),
     "logprobs": (0, 20),
+    "top_k": (-1, 2**31 - 1),
+    "repetition_penalty": (1e-9, float("inf")),
 }
 
 
@@ -71,6 +76,12 @@ class SamplingConfig:
     """Further sampling parameters by their vLLM names."""
 
     def __post_init__(self) -> None:
+        if self.seed >= _WHOLE_DOUBLES:
+            raise ConfigurationError(
+                "generation_seed is too large, since KFP carries numbers as doubles",
+                received=self.seed,
+                allowed=["below 2^53"],
+            )
         self.effective(None)
 
     def effective(self, row_params: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -88,13 +99,17 @@ class SamplingConfig:
             "stop": list(self.stop),
             "json_schema": None if self.json_schema is None else dict(self.json_schema),
         }
-        merged = {**own, **self.options, **(row_params or {})}
-        values = {name: value for name, value in merged.items() if value is not None and value != []}
+        values = {**_given(own), **_given(self.options), **_given(row_params or {})}
         _check(values)
+        values = {name: value for name, value in values.items() if value != []}
         if values["temperature"] < GREEDY_BELOW:
             values = {name: value for name, value in values.items() if name not in _UNUSED_WHEN_GREEDY}
             values["temperature"] = 0.0
         return values
+
+
+def _given(params: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
 
 
 def _check(values: Mapping[str, Any]) -> None:
@@ -110,8 +125,13 @@ def _check(values: Mapping[str, Any]) -> None:
             raise ConfigurationError(
                 f"Sampling parameter {name} is out of bounds", received=value, allowed=[f"{low:g} to {high:g}"]
             )
-    if "" in values.get("stop", ()):
-        raise ConfigurationError("A stop string is empty", received=values["stop"])
+    for name, kind in _ELEMENTS.items():
+        if not all(isinstance(element, kind) and element != "" for element in values.get(name, ())):
+            raise ConfigurationError(f"Sampling parameter {name} has an element of no use", received=values[name])
+    if values.get("min_tokens", 0) > values["max_tokens"]:
+        raise ConfigurationError(
+            "min_tokens is above max_tokens", received=f"{values['min_tokens']} and {values['max_tokens']}"
+        )
     if values["n"] > 1 and values["temperature"] < GREEDY_BELOW:
         raise ConfigurationError(
             "Several samples of a row are all the same at temperature 0",
@@ -125,9 +145,16 @@ def _check_schema(schema: Mapping[str, Any] | None) -> None:
     if schema is None:
         return
     try:
+        json.dumps(schema, allow_nan=False)
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
-        raise ConfigurationError(f"generation_json_schema is not a JSON schema: {error.message}") from error
+        raise ConfigurationError(f"The JSON schema for answers is none: {error.message}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"The JSON schema for answers cannot be used: {error}") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no number of JSON")
 
 
 def parse_row_params(text: str | None) -> dict[str, Any] | None:
@@ -139,8 +166,8 @@ def parse_row_params(text: str | None) -> dict[str, Any] | None:
     if text is None:
         return None
     try:
-        params = json.loads(text)
-    except ValueError as error:
+        params = json.loads(text, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"The row's params are not JSON: {error}", received=text[:200]) from error
     if not isinstance(params, dict):
         raise ConfigurationError("The row's params are not a JSON object", received=text[:200])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -13,19 +12,12 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.caches import cache_folder
+from kfp_llm_batch.errors import BatchError, ConfigurationError
 
 _LOG = logging.getLogger("kfp_llm_batch")
 _DIGESTS = ".digests.json"
 _WAIT_SECONDS = 3600
-
-
-def cache_folder() -> Path:
-    """`KFP_LLM_BATCH_CACHE`, else the user's cache folder."""
-    if own := os.environ.get("KFP_LLM_BATCH_CACHE"):
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "kfp-llm-batch"
 
 
 def cached_folder(name: str, make: Callable[[Path], None]) -> Path:
@@ -41,11 +33,13 @@ def cached_folder(name: str, make: Callable[[Path], None]) -> Path:
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(parent / f".{name}.lock", timeout=_WAIT_SECONDS):
             return _checked(parent / name) or _made(parent / name, make)
-    except PermissionError as error:
+    except BatchError:
+        raise
+    except OSError as error:
         raise ConfigurationError(
-            f"The model cache cannot be written: {error.strerror}",
+            f"The model cache cannot be written: {error.strerror or error}",
             received=str(parent),
-            remedy="Set KFP_LLM_BATCH_CACHE to a folder that can be written.",
+            remedy="Set KFP_LLM_BATCH_CACHE to a folder that can be written and has room.",
         ) from error
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import hashlib
 import importlib.util
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,7 @@ def resolve_model(uri: str, revision: str | None = None) -> Model:
     if scheme == "echo":
         return _echo_model()
     folder, found_revision = _local_folder(scheme, rest, uri, revision)
-    _check_folder(folder, uri)
-    names = sorted(path.name for pattern in _FILES_IN_USE for path in folder.glob(pattern))
+    names = _files_in_use((path.name for path in folder.glob("*")), uri)
     digests = json.dumps(file_digests(folder, names), sort_keys=True)
     return Model(
         uri=redact(uri),
@@ -139,14 +139,13 @@ def _converted(gguf: Path) -> Path:
 
 def _from_store(uri: str) -> Path:
     store = open_store(uri)
-    objects = list(store.list())
-    listing = json.dumps([uri, [[entry.key, entry.size] for entry in objects]])
+    objects = {entry.key: entry for entry in store.list()}
+    names = _files_in_use(objects, uri)
+    listing = json.dumps([uri, [[name, objects[name].size, objects[name].version] for name in names]])
 
     def make(folder: Path) -> None:
-        for entry in objects:
-            target = folder / entry.key
-            target.parent.mkdir(parents=True, exist_ok=True)
-            store.download(entry.key, target)
+        for name in names:
+            store.download(name, folder / name)
 
     return cached_folder(hashlib.sha256(listing.encode()).hexdigest()[:32], make)
 
@@ -173,13 +172,14 @@ def _from_hub(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def _check_folder(folder: Path, uri: str) -> None:
-    if not (folder / "config.json").is_file():
+def _files_in_use(names: Iterable[str], uri: str) -> list[str]:
+    """The files of a model's folder that are loaded; a folder without configuration or safe weights is an error."""
+    names = sorted(name for name in names if not name.startswith("."))
+    if "config.json" not in names:
         raise ConfigurationError("The model's folder holds no config.json", received=redact(uri), remedy=_what_serves())
-    if any(folder.glob("*.safetensors")):
-        return
-    pickles = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLE_SUFFIXES)
-    if pickles:
+    if fnmatch.filter(names, "*.safetensors"):
+        return [name for name in names if "/" not in name and any(fnmatch.fnmatch(name, use) for use in _FILES_IN_USE)]
+    if pickles := [name for name in names if name.endswith(_PICKLE_SUFFIXES)]:
         raise ConfigurationError(
             f"The model has pickle weights only ({', '.join(pickles)}), which can run any code when they are loaded",
             received=redact(uri),
@@ -208,7 +208,7 @@ def _read_facts(folder: Path) -> ModelFacts:
             intermediate_size=text.get("intermediate_size") or 4 * text["hidden_size"],
             dtype=dtype,
         )
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, ArithmeticError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(
             f"The model's config.json is not that of a text generation model: {error!r}", received=str(folder)
         ) from error

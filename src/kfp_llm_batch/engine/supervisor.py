@@ -1,0 +1,146 @@
+"""Keeps an engine running: notices its death or silence, starts it again, and finds the request that is to blame."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable
+from typing import Self
+
+from kfp_llm_batch.engine.messages import EngineReady, EngineSpecification, FinishedRequest, GenerationRequest
+from kfp_llm_batch.engine.process import EngineDiedError, EngineProcess
+from kfp_llm_batch.errors import EngineError
+
+_LOG = logging.getLogger("kfp_llm_batch")
+
+HANG_SECONDS_VARIABLE = "KFP_LLM_BATCH_HANG_SECONDS"
+DEFAULT_HANG_SECONDS = 900.0
+"""One scheduler step of a large model with long prompts on few cores takes minutes."""
+MAX_RESTARTS = 40
+"""One culprit among 512 requests takes ten at most; more than this is no matter of single rows."""
+
+
+class EngineSupervisor:
+    """An engine that outlives its own death; used like `EngineProcess`.
+
+    After a death the requests in flight are tried again in halves, one half at a time, until one request dies alone.
+    That one is answered with a refusal. Every other request is answered as if nothing had happened.
+
+    Args:
+        specification: What to load.
+        environment: Variables of the engine's process.
+        check: Called about every second; what it raises ends the run.
+    """
+
+    def __init__(
+        self,
+        specification: EngineSpecification,
+        environment: dict[str, str],
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._check = check
+        self._specification = specification
+        self._environment = environment
+        self._hang_seconds = float(os.environ.get(HANG_SECONDS_VARIABLE, DEFAULT_HANG_SECONDS))
+        self._running: dict[int, GenerationRequest] = {}
+        self._groups: list[list[GenerationRequest]] = []
+        """Requests to be tried after those that run; the last group is the next. None in normal operation."""
+        self._is_isolating = False
+        self.restarts = 0
+        self.seconds_lost = 0.0
+        """From each death to the moment when the engine was ready again."""
+
+    def __enter__(self) -> Self:
+        self._engine = EngineProcess(self._specification, self._environment)
+        self._engine.__enter__()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._engine.__exit__(kind)
+
+    def wait_until_ready(self) -> EngineReady:
+        """Block until the weights are loaded.
+
+        Raises:
+            EngineError: The engine could not start.
+        """
+        ready = self._engine.wait_until_ready(self._check)
+        self._last_sign = time.monotonic()
+        return ready
+
+    def submit(self, requests: list[GenerationRequest]) -> None:
+        """Hand over requests; while a culprit is sought they wait, so that they are not suspected."""
+        if self._is_isolating:
+            self._groups.insert(0, requests)
+        else:
+            self._start(requests)
+
+    def receive(self, timeout_seconds: float) -> list[FinishedRequest]:
+        """Requests that have finished; none when the time is over before one has.
+
+        Raises:
+            EngineError: The engine cannot be kept running.
+        """
+        self._check()
+        try:
+            finished = self._engine.receive(min(timeout_seconds, self._hang_seconds))
+            self._check_silence(finished)
+        except EngineDiedError as death:
+            finished = self._recover(death)
+        for entry in finished or ():
+            self._running.pop(entry.request_id, None)
+        self._start_next_group()
+        return finished or []
+
+    def _start(self, requests: list[GenerationRequest]) -> None:
+        self._running.update((request.request_id, request) for request in requests)
+        self._last_sign = time.monotonic()
+        try:
+            self._engine.submit(requests)
+        except EngineDiedError:
+            _LOG.debug("The engine died before it took the requests; receive() finds its death again.")
+
+    def _start_next_group(self) -> None:
+        if self._running or not self._is_isolating:
+            return
+        if self._groups:
+            self._start(self._groups.pop())
+        else:
+            self._is_isolating = False
+
+    def _check_silence(self, finished: list[FinishedRequest] | None) -> None:
+        now = time.monotonic()
+        if finished is not None or not self._running:
+            self._last_sign = now
+        elif now - self._last_sign >= self._hang_seconds:
+            self._engine.kill()
+            raise EngineDiedError("engine_hung", f"gave no sign of life for {self._hang_seconds:g} s")
+
+    def _recover(self, death: EngineDiedError) -> list[FinishedRequest]:
+        """Restart; a request that died alone is refused, others are tried again in halves."""
+        suspects = list(self._running.values())
+        self._running.clear()
+        self._restart(death, len(suspects))
+        if len(suspects) == 1:
+            return [_refusal(suspects[0], death)]
+        middle = len(suspects) // 2
+        self._groups += [half for half in (suspects[middle:], suspects[:middle]) if half]
+        self._is_isolating = True
+        return []
+
+    def _restart(self, death: EngineDiedError, suspects: int) -> None:
+        self.restarts += 1
+        if self.restarts > MAX_RESTARTS:
+            raise EngineError(f"The engine died {self.restarts} times; the last time it {death.how}") from death
+        _LOG.warning("The engine %s with %d requests in flight; it is started again.", death.how, suspects)
+        started = time.monotonic()
+        self._engine.__exit__(EngineDiedError)
+        self.__enter__()
+        self.wait_until_ready()
+        self.seconds_lost += time.monotonic() - started
+
+
+def _refusal(request: GenerationRequest, death: EngineDiedError) -> FinishedRequest:
+    message = f"The engine {death.how} while it worked on this request alone."
+    return FinishedRequest(request_id=request.request_id, refusal=message, refusal_code=death.code)

@@ -1,0 +1,135 @@
+"""Finished rows leave the pod while the run goes on, and come back when it is started again."""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tenacity
+
+from kfp_llm_batch.errors import StorageError
+from kfp_llm_batch.generation.parts import PartWriter
+from kfp_llm_batch.generation.prompts import Prompts
+from kfp_llm_batch.manifests import StoredFile
+from kfp_llm_batch.schemas import COMPLETION_FIELDS
+from kfp_llm_batch.storage.object_store import ObjectNotFoundError, open_store
+
+_LOG = logging.getLogger("kfp_llm_batch")
+_COLUMNS = [column.name for column in COMPLETION_FIELDS]
+_PATIENCE_SECONDS = 300
+"""How long a store may be down before the run ends; the finished rows wait in the pod meanwhile."""
+
+
+class Checkpoint:
+    """Immutable parts at an address; each is named by its content and says itself what it holds.
+
+    Args:
+        uri: A folder, s3:// or gs:// address.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._store = open_store(uri)
+        self.uri = self._store.uri
+
+    def part_names(self) -> list[str]:
+        """The parts that are there."""
+        return [entry.key for entry in self._store.list() if entry.key.endswith(".parquet")]
+
+    def save(self, path: Path, part: StoredFile) -> None:
+        """Store one part.
+
+        Raises:
+            StorageError: The store did not take it for five minutes.
+        """
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(StorageError),
+            stop=tenacity.stop_after_delay(_PATIENCE_SECONDS),
+            wait=tenacity.wait_random_exponential(multiplier=1, max=30),
+            before_sleep=lambda state: _LOG.warning("A part could not be stored; trying again: %s", _failure(state)),
+            reraise=True,
+        )
+        retrying(self._store.upload, path, f"part-{part.sha256[:32]}.parquet")
+
+    def read(self, name: str) -> pa.Table | None:
+        """Our columns of one part; None if it is damaged, so that its rows are answered anew."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "part.parquet"
+            try:
+                self._store.download(name, path)
+                return pq.read_table(path, columns=_COLUMNS)
+            except (ObjectNotFoundError, pa.ArrowException, KeyError) as error:
+                _LOG.warning("The part %s of the checkpoint cannot be used: %s", name, error)
+                return None
+
+    def clear(self) -> None:
+        """Remove all parts."""
+        for name in self.part_names():
+            self._store.delete(name)
+
+
+def _failure(state: tenacity.RetryCallState) -> BaseException | None:
+    return state.outcome.exception() if state.outcome else None
+
+
+class RowIndex:
+    """Finds the rows of a dataset that wait for the answer to a request; 16 bytes a row."""
+
+    def __init__(self) -> None:
+        self._hashes: list[npt.NDArray[np.uint64]] = []
+        self._rows: npt.NDArray[np.int64] | None = None
+
+    def add(self, keys: list[str]) -> None:
+        """Take the request keys of the next rows."""
+        self._hashes.append(_hashes(keys))
+
+    def rows(self, key: str) -> npt.NDArray[np.int64]:
+        """Numbers of the rows with this request."""
+        if self._rows is None:
+            hashes = np.concatenate([np.empty(0, np.uint64), *self._hashes])
+            self._rows = np.argsort(hashes, kind="stable")
+            self._hashes = [hashes[self._rows]]
+        (hash_of_key,) = _hashes([key])
+        first, last = (np.searchsorted(self._hashes[0], hash_of_key, side) for side in ("left", "right"))
+        return self._rows[first:last]
+
+
+def _hashes(keys: list[str]) -> npt.NDArray[np.uint64]:
+    return np.array([int(key[:16], 16) for key in keys], np.uint64)
+
+
+def restore(checkpoint: Checkpoint, prompts: Prompts, index: RowIndex, writer: PartWriter) -> bytearray:
+    """Hand the checkpoint's answers to the writer, for every row of today's dataset that asks the same.
+
+    Returns:
+        One byte per row of the dataset: 1 where the row has its answer.
+    """
+    done = bytearray(prompts.manifest.rows)
+    for name in checkpoint.part_names():
+        if (table := checkpoint.read(name)) is not None:
+            for row, completion in _answers(table, prompts, index, done):
+                writer.add(row, completion)
+    writer.flush()
+    return done
+
+
+def _answers(
+    table: pa.Table, prompts: Prompts, index: RowIndex, done: bytearray
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    found: dict[int, dict[str, Any]] = {}
+    for completion in table.to_pylist():
+        if completion["status"] == "invalid":
+            continue  # what makes a row invalid is found again, with today's parameters
+        for row in map(int, index.rows(completion["request_key"])):
+            if not done[row]:
+                done[row] = 1
+                found[row] = completion
+    rows = sorted(found)
+    for row, row_id in zip(rows, prompts.columns(["row_id"], rows)["row_id"].to_pylist(), strict=True):
+        yield row, {**found[row], "row_id": row_id}
