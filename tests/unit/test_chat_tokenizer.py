@@ -90,6 +90,12 @@ def test_a_tokenizer_that_cannot_be_used_is_named(model, name, text, message):
     assert str(model) in str(caught.value)
 
 
+def test_an_installation_without_the_engine_says_what_to_install(model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    with pytest.raises(ConfigurationError, match=r"not installed.*pip install 'kfp-llm-batch\[vllm\]'"):
+        ModelTokenizer(model)
+
+
 def test_the_usual_tokenizer_needs_no_torch(model):
     code = (
         "import sys; from pathlib import Path; from kfp_llm_batch.generation.chat_tokenizer import ModelTokenizer; "
