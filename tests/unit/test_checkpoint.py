@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import signal
@@ -53,10 +54,13 @@ def test_a_second_run_takes_every_answer_from_the_checkpoint(tmp_path):
 
 def mark_answers(checkpoint: Path) -> None:
     """Change the completions in the checkpoint, so that a restored answer can be told from a generated one."""
-    for path in checkpoint.glob("*.parquet"):
+    for path in list(checkpoint.glob("*.parquet")):
         table = pq.read_table(path)
         marked = [f"restored {text}" for text in table["completion"].to_pylist()]
-        pq.write_table(table.set_column(table.schema.get_field_index("completion"), "completion", [marked]), path)
+        path.unlink()
+        changed = path.with_name("changed")
+        pq.write_table(table.set_column(table.schema.get_field_index("completion"), "completion", [marked]), changed)
+        changed.rename(path.with_name(f"part-{hashlib.sha256(changed.read_bytes()).hexdigest()[:32]}.parquet"))
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -77,12 +81,16 @@ def test_changed_settings_are_answered_anew(tmp_path):
     assert run(prompts, tmp_path / "two", tmp_path / "c", max_tokens=4) == {"0": "some"}
 
 
+@pytest.mark.parametrize("damage", ["cut", "flipped"])
 @pytest.mark.usefixtures("small_parts")
-def test_a_damaged_part_is_answered_anew(tmp_path):
+def test_a_damaged_part_is_answered_anew(tmp_path, damage):
     prompts = make_prompts(tmp_path / "data", [f"text {number}" for number in range(30)])
     first = run(prompts, tmp_path / "one", tmp_path / "c")
     damaged = sorted((tmp_path / "c").glob("*.parquet"))[0]
-    damaged.write_bytes(damaged.read_bytes()[:100])
+    data = bytearray(damaged.read_bytes())
+    data[len(data) // 3] ^= 1
+    damaged.write_bytes(data if damage == "flipped" else data[:100])
+    (tmp_path / "c/other.parquet").write_bytes(b"of somebody else")
     assert run(prompts, tmp_path / "two", tmp_path / "c") == first
 
 

@@ -12,7 +12,7 @@ from kfp_llm_batch.machine import Machine
 from kfp_llm_batch.models.resolving import ModelFacts
 
 MAX_SEQUENCES = 256
-"""vLLM's own offline default on CPU; more did not raise throughput of a 135M model on two cores."""
+"""vLLM's own offline default on CPU."""
 MAX_BATCHED_TOKENS = 4096
 BLOCK_TOKENS = 128
 KV_HEADROOM = 1.25

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,7 @@ from kfp_llm_batch.storage.object_store import ObjectNotFoundError, open_store
 
 _LOG = logging.getLogger("kfp_llm_batch")
 _COLUMNS = [column.name for column in COMPLETION_FIELDS]
+_PART_NAME = re.compile(r"part-[0-9a-f]{32}\.parquet")
 _PATIENCE_SECONDS = 300
 """How long a store may be down before the run ends; the finished rows wait in the pod meanwhile."""
 
@@ -40,7 +43,7 @@ class Checkpoint:
 
     def part_names(self) -> list[str]:
         """The parts that are there."""
-        return [entry.key for entry in self._store.list() if entry.key.endswith(".parquet")]
+        return [entry.key for entry in self._store.list("part-") if _PART_NAME.fullmatch(entry.key)]
 
     def save(self, path: Path, part: StoredFile) -> None:
         """Store one part.
@@ -55,7 +58,7 @@ class Checkpoint:
             before_sleep=lambda state: _LOG.warning("A part could not be stored; trying again: %s", _failure(state)),
             reraise=True,
         )
-        retrying(self._store.upload, path, f"part-{part.sha256[:32]}.parquet")
+        retrying(self._store.upload, path, _part_name(part.sha256))
 
     def read(self, name: str) -> pa.Table | None:
         """Our columns of one part; None if it is damaged, so that its rows are answered anew."""
@@ -63,10 +66,14 @@ class Checkpoint:
             path = Path(folder) / "part.parquet"
             try:
                 self._store.download(name, path)
-                return pq.read_table(path, columns=_COLUMNS)
-            except (ObjectNotFoundError, pa.ArrowException, KeyError) as error:
-                _LOG.warning("The part %s of the checkpoint cannot be used: %s", name, error)
+            except ObjectNotFoundError:
+                return None  # another run has finished and cleaned up
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            if name != _part_name(digest):
+                _LOG.warning("The part %s of the checkpoint is damaged; its rows are answered anew.", name)
                 return None
+            return pq.read_table(path, columns=_COLUMNS)
 
     def clear(self) -> None:
         """Remove all parts."""
@@ -76,6 +83,10 @@ class Checkpoint:
 
 def _failure(state: tenacity.RetryCallState) -> BaseException | None:
     return state.outcome.exception() if state.outcome else None
+
+
+def _part_name(digest: str) -> str:
+    return f"part-{digest[:32]}.parquet"
 
 
 class RowIndex:
