@@ -121,11 +121,21 @@ MakeResult = Callable[..., Path]
 
 @pytest.fixture
 def make_result(tmp_path: Path) -> MakeResult:
-    """Writes a local result folder as the generate step does: `rows` rows, every seventh of them failed."""
+    """Writes a local result folder as the generate step does: `rows` rows, every seventh of them failed.
 
-    def make(name: str = "local", rows: int = 25, rows_per_part: int = 10, answer: str = "answer") -> Path:
+    Another `question` is other work, another `answer` is not; `rows_in` above `rows` makes a partial result.
+    """
+
+    def make(
+        name: str = "local",
+        rows: int = 25,
+        rows_per_part: int = 10,
+        answer: str = "answer",
+        question: str = "What is",
+        rows_in: int | None = None,
+    ) -> Path:
         folder = tmp_path / name
-        made = [_completion(index, answer) for index in range(rows)]
+        made = [_completion(index, answer, question) for index in range(rows)]
         groups = [made[start : start + rows_per_part] for start in range(0, rows, rows_per_part)]
         faulty = [[row for row in group if row["status"] == "failed"] for group in groups]
         parts = [_write(folder, f"parts/part-{index:05d}.parquet", group) for index, group in enumerate(groups)]
@@ -133,18 +143,18 @@ def make_result(tmp_path: Path) -> MakeResult:
             _write(folder, f"errors/errors-{index:05d}.parquet", group) for index, group in enumerate(faulty) if group
         ]
         folder.mkdir(exist_ok=True)
-        _manifest(made, tuple(parts), tuple(errors)).save(folder)
+        _manifest(made, tuple(parts), tuple(errors), rows_in or rows).save(folder)
         return folder
 
     return make
 
 
-def _completion(index: int, answer: str) -> dict[str, Any]:
+def _completion(index: int, answer: str, question: str) -> dict[str, Any]:
     has_failed = index % 7 == 6
     output = {"text": f"{answer} {index} \u00fc\u2028", "finish_reason": "stop", "num_tokens": 3}
     return {
         "row_id": f"row-{index}",
-        "request_key": hashlib.sha256(f"{index}".encode()).hexdigest()[:32],
+        "request_key": hashlib.sha256(f"{question} {index}".encode()).hexdigest()[:32],
         "status": "failed" if has_failed else "ok",
         "completion": None if has_failed else output["text"],
         "outputs": None if has_failed else [output],
@@ -152,7 +162,7 @@ def _completion(index: int, answer: str) -> dict[str, Any]:
         "num_prompt_tokens": 5,
         "num_completion_tokens": None if has_failed else 3,
         "error": {"code": "engine", "message": "it ended"} if has_failed else None,
-        "question": f"What is {index}?",
+        "question": f"{question} {index}?",
         "score": float("nan") if index == 1 else index / 2,
     }
 
@@ -166,7 +176,7 @@ def _write(folder: Path, name: str, rows: list[dict[str, Any]]) -> StoredFile:
 
 
 def _manifest(
-    rows: list[dict[str, Any]], parts: tuple[StoredFile, ...], errors: tuple[StoredFile, ...]
+    rows: list[dict[str, Any]], parts: tuple[StoredFile, ...], errors: tuple[StoredFile, ...], rows_in: int
 ) -> ResultManifest:
     keys = Checksum()
     for row in rows:
@@ -174,15 +184,17 @@ def _manifest(
     return ResultManifest(
         created_at="2025-01-02T03:04:05+00:00",
         output_format="parquet",
-        rows_in=len(rows),
+        rows_in=rows_in,
+        is_partial=rows_in > len(rows),
         rows_out=len(rows),
         rows_by_status={"ok": 0, "truncated": 0, "invalid": 0, "failed": 0} | Counter(row["status"] for row in rows),
+        errors_by_code=dict(Counter(row["error"]["code"] for row in rows if row["error"])),
         num_prompt_tokens=sum(row["num_prompt_tokens"] for row in rows),
         num_completion_tokens=sum(row["num_completion_tokens"] or 0 for row in rows),
         keys_checksum=keys.hexdigest(),
         parts=parts,
         errors=errors,
-        dataset={"fingerprint": "f", "rows": len(rows)},
+        dataset={"fingerprint": "f", "rows": rows_in},
         model={"uri": "echo://", "revision": None, "digest": "d"},
         sampling={"temperature": 0.0},
         engine={},

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
 
+from kfp_llm_batch.disk import new_file
 from kfp_llm_batch.errors import DataError
 
 FILE_NAME = "manifest.json"
@@ -24,10 +25,13 @@ class Checksum:
 
     def __init__(self) -> None:
         self._sum = 0
+        self.count = 0
+        """Items added."""
 
     def add(self, *parts: str) -> None:
         """Add one item that consists of `parts`; JSON keeps ("ab", "c") and ("a", "bc") apart."""
         digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+        self.count += 1
         self._sum = (self._sum + int.from_bytes(digest, "big")) % 2**256
 
     def hexdigest(self) -> str:
@@ -56,10 +60,8 @@ class _Manifest:
 
     def save(self, folder: Path) -> None:
         """Write the manifest into `folder` in one step: it is there whole or not at all."""
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".{FILE_NAME}.tmp"
-        temporary.write_text(self.to_json(), encoding="utf-8")
-        temporary.replace(folder / FILE_NAME)
+        with new_file(folder / FILE_NAME) as path:
+            path.write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
     def _fields(cls, text: str | bytes, origin: str) -> dict[str, Any]:
@@ -123,6 +125,8 @@ class PromptsManifest(_Manifest):
     source_format: str
     source_revision: str | None
     """Commit of a hub dataset, or a digest of what was read from elsewhere."""
+    parameters: dict[str, Any]
+    """How the rows were read and rendered: a DatasetConfig as JSON, its address without secrets."""
     shards: tuple[StoredFile, ...]
 
     @classmethod
@@ -155,7 +159,7 @@ class ResultManifest(_Manifest):
     errors: tuple[StoredFile, ...]
     """The same rows as in the parts, those alone whose status is `invalid` or `failed`."""
     dataset: dict[str, Any]
-    """Fingerprint, source, revision and rows of the prompts."""
+    """Fingerprint, source, revision, rows and parameters of the prompts."""
     model: dict[str, Any]
     """Identifier, revision and digest of the weights."""
     sampling: dict[str, Any]
@@ -163,6 +167,12 @@ class ResultManifest(_Manifest):
     """Each setting with its value and its reason."""
     versions: dict[str, str]
     machine: dict[str, Any]
+    is_partial: bool = False
+    """Whether the deadline came first: `rows_out` of `rows_in` rows, `keys_checksum` of these."""
+    errors_by_code: dict[str, int] = field(default_factory=dict)
+    """Rows without an answer, by what was wrong."""
+    retry_of: dict[str, Any] = field(default_factory=dict)
+    """Address of the earlier result, and how many rows were taken over from it."""
     timings_seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod

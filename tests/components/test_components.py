@@ -132,7 +132,7 @@ def test_the_written_format(make_result, tmp_path, output_format):
 def test_another_result_is_replaced_only_when_told(make_result, tmp_path, capsys):
     output = str(tmp_path / "output")
     write_results.python_func(completions=dsl.Dataset(uri=str(make_result("one"))), output_uri=output)
-    other = dsl.Dataset(uri=str(make_result("two", answer="other")))
+    other = dsl.Dataset(uri=str(make_result("two", question="Which")))
     assert exit_code(write_results, completions=other, output_uri=output) == 2
     assert "output_overwrite" in capsys.readouterr().err
     write_results.python_func(completions=other, output_uri=output, output_overwrite=True)

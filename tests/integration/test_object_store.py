@@ -2,6 +2,7 @@
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,24 @@ def test_conditional_create_has_one_winner(store_uri):
     assert len(wins) == 1
     assert stores[0].read("manifest.json") == b"%d" % wins[0]
     assert not stores[0].write("manifest.json", b"%d" % wins[0], only_if_absent=True)
+    assert [entry.key for entry in stores[0].list()] == ["manifest.json"]
+
+
+def test_conditional_replace_has_one_winner(store_uri):
+    stores = [open_store(store_uri) for _ in range(6)]
+    assert not stores[0].replace("manifest.json", b"old", b"new")
+    stores[0].write("manifest.json", b"old")
+    assert not stores[0].replace("manifest.json", b"other", b"new")
+    barrier = threading.Barrier(len(stores))
+
+    def replace(number: int) -> bool:
+        barrier.wait()
+        return stores[number].replace("manifest.json", b"old", b"%d" % number)
+
+    with ThreadPoolExecutor(len(stores)) as threads:
+        wins = list(threads.map(replace, range(len(stores))))
+    assert wins.count(True) == 1
+    assert stores[0].read("manifest.json") == b"%d" % wins.index(True)
     assert [entry.key for entry in stores[0].list()] == ["manifest.json"]
 
 

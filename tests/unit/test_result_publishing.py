@@ -1,6 +1,7 @@
 import json
 import logging
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -103,12 +104,75 @@ def test_another_result_is_left_untouched(make_result, tmp_path):
     publish_result(make_result("one"), str(output))
     before = _files(output)
     with pytest.raises(ConfigurationError) as caught:
-        publish_result(make_result("two", answer="other"), str(output))
+        publish_result(make_result("two", question="Why is"), str(output))
     for word in ("25 rows", "echo://", "2025-01-02T03:04:05", "output_overwrite"):
         assert word in str(caught.value)
     with pytest.raises(ConfigurationError, match="Another result"):
         publish_result(make_result("three"), str(output), output_format="jsonl")
     assert _files(output) == before
+
+
+def test_the_same_work_done_twice_is_one_result(make_result, tmp_path):
+    output = tmp_path / "output"
+    first = publish_result(make_result("one"), str(output))
+    before = _files(output)
+    others = [make_result("two", answer="other"), make_result("three", rows_per_part=7)]
+    assert [publish_result(other, str(output)) for other in others] == [first, first]
+    assert _files(output) == before
+
+
+def test_a_partial_result_gives_way_to_more_rows_only(make_result, tmp_path):
+    output = tmp_path / "output"
+    part = output / CHECKPOINT_FOLDER / f"part-{'0' * 32}.parquet"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"1")
+
+    def publish(rows: int, **options: Any) -> int:
+        folder = make_result(f"{rows}-{len(list(tmp_path.iterdir()))}", rows=rows, rows_in=30)
+        rows_out = publish_result(folder, str(output), **options).rows_out
+        report = audit_result(str(output))
+        # An audit counts a partial result's rows as missing; its files are all there, and no others.
+        assert [problem for problem in report.problems if not problem.startswith("manifest.json")] == []
+        return rows_out
+
+    assert [publish(10), publish(20), publish(20)] == [10, 20, 20]
+    with pytest.raises(ConfigurationError, match="A partial result stands at the output, and this one is partial: 20"):
+        publish(15)
+    assert publish(15, overwrite=True) == 15
+    assert part.exists()
+    assert publish(30) == 30
+    assert not part.exists()
+    for overwrite in (False, True):
+        with pytest.raises(ConfigurationError, match="A whole result stands at the output, and this one is partial"):
+            publish(29, overwrite=overwrite)
+    assert audit_result(str(output)).ok
+
+
+def test_a_partial_result_of_another_dataset_is_refused(make_result, tmp_path):
+    output, other = tmp_path / "output", make_result("other", rows=20)
+    publish_result(make_result("one", rows=10, rows_in=30), str(output))
+    text = (other / "manifest.json").read_text()
+    (other / "manifest.json").write_text(text.replace('"fingerprint": "f"', '"fingerprint": "g"'))
+    with pytest.raises(ConfigurationError, match="Another result stands"):
+        publish_result(other, str(output))
+
+
+def test_what_a_killed_replacement_left_is_used_or_removed(make_result, tmp_path):
+    output, copy = tmp_path / "output", tmp_path / "copy"
+    publish_result(make_result("one"), str(output))
+    shutil.copytree(output, copy)
+    manifest = publish_result(make_result("two", answer="other"), str(output), overwrite=True)
+    left_over = [output / part.path for part in manifest.parts[:2]]
+    for path in left_over:
+        shutil.copy2(path, copy / "parts")
+    kept = _files(copy)[manifest.parts[0].path]
+    publish_result(tmp_path / "one", str(copy))
+    assert _files(copy)[manifest.parts[0].path] == kept, "a replacement may be under way"
+    assert publish_result(tmp_path / "two", str(copy), overwrite=True) == manifest
+    assert _files(copy)[manifest.parts[0].path] == kept
+    assert audit_result(str(copy)).ok
+    third = publish_result(make_result("three", answer="third"), str(copy), overwrite=True)
+    assert _files(copy).keys() == {"manifest.json", *(file.path for file in (*third.parts, *third.errors))}
 
 
 def test_overwrite_replaces_the_result_and_its_parts(make_result, tmp_path):
@@ -225,6 +289,15 @@ def test_a_result_that_stands_needs_no_checkpoint(make_result, tmp_path):
     assert audit_result(str(output)).ok
 
 
+def test_no_empty_folder_stays_beside_a_result(make_result, tmp_path):
+    output = tmp_path / "output"
+    part = output / CHECKPOINT_FOLDER / f"part-{'0' * 32}.parquet"
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"1")
+    publish_result(make_result(), str(output))
+    assert sorted(path.name for path in output.iterdir()) == ["errors", "manifest.json", "parts"]
+
+
 def test_a_refused_publication_keeps_the_checkpoint(make_result, tmp_path):
     output = tmp_path / "output"
     publish_result(make_result("one"), str(output))
@@ -232,7 +305,7 @@ def test_a_refused_publication_keeps_the_checkpoint(make_result, tmp_path):
     part.parent.mkdir()
     part.write_bytes(b"1")
     with pytest.raises(ConfigurationError, match="Another result"):
-        publish_result(make_result("two", answer="other"), str(output))
+        publish_result(make_result("two", question="Why is"), str(output))
     assert part.exists()
 
 

@@ -72,8 +72,15 @@ def _load(config: DatasetConfig, source: DatasetSource, folder: Path) -> Prompts
         source_uri=redact(config.uri),
         source_format=source.format,
         source_revision=source.revision,
+        parameters=_parameters(config),
         shards=(writer.finish(),),
     )
+
+
+def _parameters(config: DatasetConfig) -> dict[str, Any]:
+    """The configuration as JSON, for a manifest."""
+    examples = config.examples and [dict(example) for example in config.examples]
+    return {**vars(config), "uri": redact(config.uri), "examples": examples}
 
 
 class _Loading:

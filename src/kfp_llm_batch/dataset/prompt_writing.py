@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from kfp_llm_batch.dataset.batches import BATCH_BYTES
 from kfp_llm_batch.dataset.messages import Message
+from kfp_llm_batch.disk import new_file
 from kfp_llm_batch.manifests import StoredFile
 from kfp_llm_batch.schemas import PROMPT_FIELDS
 
@@ -46,13 +48,17 @@ class PromptWriter:
         self._preview: list[PromptRow] = []
 
     def __enter__(self) -> Self:
-        self._file = pa.ipc.new_file(str(self._folder / SHARD), self._schema)
+        with contextlib.ExitStack() as opened:
+            # The name comes last: a shard that has it is whole.
+            path = opened.enter_context(new_file(self.shard))
+            self._file = opened.enter_context(pa.ipc.new_file(str(path), self._schema))
+            self._opened = opened.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._file.close()
+        self._opened.__exit__(kind, error, trace)
 
     @property
     def shard(self) -> Path:
@@ -74,7 +80,8 @@ class PromptWriter:
     def finish(self) -> StoredFile:
         """Write the preview, and describe the closed shard."""
         lines = [json.dumps(_shown(row)) + "\n" for row in self._preview]
-        (self._folder / PREVIEW).write_text("".join(lines), encoding="ascii")
+        with new_file(self._folder / PREVIEW) as path:
+            path.write_text("".join(lines), encoding="ascii")
         with self.shard.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return StoredFile(path=SHARD, rows=self._rows, bytes=self.shard.stat().st_size, sha256=sha256)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+from collections.abc import Collection
 
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.manifests import FILE_NAME
@@ -11,13 +13,58 @@ from kfp_llm_batch.storage.protocol import ObjectNotFoundError, ObjectStore
 
 FOLDERS = ("parts/", "errors/")
 
-_OWN_NAME = re.compile(r"(parts/part|errors/errors)-\d{5,}-[0-9a-f]{12}\.(parquet|jsonl)", re.ASCII)
+CHECKPOINT_FOLDER = "checkpoint"
+"""Beside the parts; holds finished rows of a run that has no result yet."""
+
+_CHECKPOINT_PART = re.compile(rf"{CHECKPOINT_FOLDER}/part-[0-9a-f]{{32}}\.parquet")
+_OWN_NAME = re.compile(
+    r"(?:parts/part|errors/errors)-\d{5,}-[0-9a-f]{12}(?:-([0-9a-f]{8}))?\.(?:parquet|jsonl)", re.ASCII
+)
 _OWN_FIELDS = {"schema_version", "keys_checksum", "parts"}
+
+
+def own_name(stem: str, index: int, sha256: str, replaced: bytes | None, extension: str) -> str:
+    """The name of a published file: its content, and the manifest that its publication replaces.
+
+    Args:
+        stem: `parts/part` or `errors/errors`.
+        index: Place among the files of the kind.
+        sha256: Of its content.
+        replaced: The bytes of the manifest that stands there; None if there is none.
+        extension: Of the format.
+    """
+    suffix = "" if replaced is None else f"-{manifest_digest(replaced)}"
+    return f"{stem}-{index:05d}-{sha256[:12]}{suffix}.{extension}"
+
+
+def manifest_digest(manifest: bytes) -> str:
+    """What stands for a manifest in the names of the files that are to replace it."""
+    return hashlib.sha256(manifest).hexdigest()[:8]
 
 
 def is_own(key: str) -> bool:
     """Whether an object under `parts/` or `errors/` has a name that publishing gives."""
     return _OWN_NAME.fullmatch(key) is not None
+
+
+def is_leftover(key: str, named: Collection[str], manifest: bytes) -> bool:
+    """Whether no publication, finished or under way, can have a use for this file.
+
+    A manifest is set only in place of the very manifest that the names of its files were made for. A file that waits
+    for another one than that which stands has therefore lost for good.
+
+    Args:
+        key: The file.
+        named: What the manifest that stands names.
+        manifest: Its bytes.
+    """
+    match = _OWN_NAME.fullmatch(key)
+    return match is not None and key not in named and match[1] != manifest_digest(manifest)
+
+
+def is_checkpoint_part(key: str) -> bool:
+    """Whether an object is a part of a checkpoint beside the output."""
+    return _CHECKPOINT_PART.fullmatch(key) is not None
 
 
 def check_ownership(store: ObjectStore) -> None:

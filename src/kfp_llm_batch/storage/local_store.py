@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import re
 import secrets
@@ -12,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from kfp_llm_batch.disk import disk_error
 from kfp_llm_batch.errors import StorageError
 from kfp_llm_batch.storage.protocol import ObjectNotFoundError, StoredObject, check_key
 
@@ -19,17 +21,8 @@ _TEMPORARY = re.compile(r"\.kfp-llm-batch-[0-9a-f]{16}\.tmp")
 
 _NO_HARD_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP}
 
-_REMEDIES = {
-    errno.EACCES: "Give this user the right to it, or choose another folder.",
-    errno.EPERM: "Give this user the right to it, or choose another folder.",
-    errno.EROFS: "Mount the volume writable, or choose another folder.",
-    errno.ENOSPC: "Free some space, or choose another disk.",
-    errno.EDQUOT: "Free some space, or choose another disk.",
-    errno.ENOTDIR: "A file stands where a folder should be: move it away, or choose another folder.",
-    errno.EEXIST: "A file stands where a folder should be: move it away, or choose another folder.",
-    errno.EISDIR: "A folder stands where a file should be: move it away, or choose another folder.",
-    errno.ENAMETOOLONG: "Choose a shorter path.",
-}
+_ATTEMPTS = 100
+"""To create a file in a folder that others remove whenever it is empty."""
 
 
 class LocalStore:
@@ -58,14 +51,21 @@ class LocalStore:
 
     def download(self, key: str, path: Path) -> None:
         """Copy the file."""
-        with _explained("copy", self._path(key)), self._path(key).open("rb") as source, path.open("wb") as target:
-            shutil.copyfileobj(source, target, 1 << 20)
+        source = self._path(key)
+        with (
+            _explained("read", source),
+            source.open("rb") as content,
+            _explained("write", path, needed=source.stat().st_size),
+            path.open("wb") as target,
+        ):
+            shutil.copyfileobj(content, target, 1 << 20)
 
     def upload(self, path: Path, key: str) -> None:
         """Copy a file in, under its name only once all bytes are on the disk."""
         with (
-            _explained("write", self._path(key)),
+            _explained("read", path),
             path.open("rb") as source,
+            _explained("write", self._path(key), needed=path.stat().st_size),
             self._new_file(key) as (temporary, target),
         ):
             shutil.copyfileobj(source, target, 1 << 20)
@@ -75,7 +75,7 @@ class LocalStore:
     def write(self, key: str, data: bytes, *, only_if_absent: bool = False) -> bool:
         """Write bytes in one step."""
         path = self._path(key)
-        with _explained("write", path), self._new_file(key) as (temporary, target):
+        with _explained("write", path, needed=len(data)), self._new_file(key) as (temporary, target):
             target.write(data)
             _finish(target)
             if not only_if_absent:
@@ -86,25 +86,65 @@ class LocalStore:
                 return True
             return False
 
+    def replace(self, key: str, old: bytes, data: bytes) -> bool:
+        """Write bytes in place of others in one step."""
+        path = self._path(key)
+        with _explained("write", path, needed=len(data)), _locked(path.parent):
+            try:
+                if path.read_bytes() != old:
+                    return False
+            except FileNotFoundError:
+                return False
+            return self.write(key, data)
+
     def delete(self, key: str) -> None:
-        """Remove the file."""
+        """Remove the file, and the folders that it leaves empty: other stores have none."""
         path = self._path(key)
         with _explained("delete", path):
             path.unlink(missing_ok=True)
+            for folder in path.parents[: path.parents.index(self._root)]:
+                try:
+                    folder.rmdir()
+                except OSError:
+                    return
 
     def _path(self, key: str) -> Path:
         return self._root / check_key(key)
 
     @contextlib.contextmanager
     def _new_file(self, key: str) -> Iterator[tuple[Path, BinaryIO]]:
-        folder = self._path(key).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        temporary = folder / f".kfp-llm-batch-{secrets.token_hex(8)}.tmp"
+        temporary, target = _create_temporary(self._path(key).parent)
         try:
-            with temporary.open("xb") as target:
+            with target:
                 yield temporary, target
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _create_temporary(folder: Path) -> tuple[Path, BinaryIO]:
+    temporary = folder / f".kfp-llm-batch-{secrets.token_hex(8)}.tmp"
+    for _ in range(_ATTEMPTS):
+        # Another process may remove the folder in between, since it is empty.
+        with contextlib.suppress(FileNotFoundError):
+            folder.mkdir(parents=True, exist_ok=True)
+            return temporary, temporary.open("xb")
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(folder))
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait for other processes that hold the folder; where it cannot be locked (some network disks), go on without."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        yield
+        return
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _walk(start: Path, root: Path) -> Iterator[StoredObject]:
@@ -145,7 +185,7 @@ def _finish(target: BinaryIO) -> None:
 
 
 @contextlib.contextmanager
-def _explained(verb: str, path: Path) -> Iterator[None]:
+def _explained(verb: str, path: Path, needed: int | None = None) -> Iterator[None]:
     try:
         yield
     except StorageError:
@@ -153,7 +193,4 @@ def _explained(verb: str, path: Path) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, FileNotFoundError) and verb != "write":
             raise ObjectNotFoundError(f"There is no file {error.filename or path}") from error
-        raise StorageError(
-            f"Could not {verb} {path}: {error.strerror or error}",
-            remedy=_REMEDIES.get(error.errno or 0, "Check the folder and its disk."),
-        ) from error
+        raise disk_error(f"Could not {verb} {path}", path, error, needed) from error

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from xml.etree import ElementTree
 
 import certifi
 import google.auth.exceptions as google_auth
@@ -12,6 +14,7 @@ import urllib3
 from google.api_core import exceptions as google_errors
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import storage
+from google.cloud.storage.exceptions import DataCorruption
 from minio import Minio
 from minio.credentials import providers
 from minio.credentials.credentials import Credentials
@@ -22,23 +25,34 @@ from kfp_llm_batch.storage import refusals as refusal_texts
 from kfp_llm_batch.storage.local_store import LocalStore
 from kfp_llm_batch.storage.protocol import ObjectNotFoundError, ObjectStore, StoredObject
 from kfp_llm_batch.storage.remote_store import (
+    ABSENT,
     CONNECT_SECONDS,
+    LONG_PATIENCE_SECONDS,
+    PATIENCE_SECONDS,
     READ_SECONDS,
     TRANSIENT_STATUS,
-    ObjectExistsError,
+    ChangedObjectError,
     RemoteStore,
     refused,
 )
 from kfp_llm_batch.storage.s3_settings import S3Settings
 from kfp_llm_batch.storage.uris import STORE_SCHEMES, check_segments, redact, split_uri
 
-__all__ = ["ObjectNotFoundError", "ObjectStore", "StoredObject", "open_store"]
+__all__ = ["LONG_PATIENCE_SECONDS", "ObjectNotFoundError", "ObjectStore", "StoredObject", "open_store"]
 
+_GARBLED = (ElementTree.ParseError, UnicodeDecodeError)
+"""What the client makes of an answer that is cut, or not what its headers say."""
+_BLOCK = 1 << 20
 _TRANSIENT_CODES = {"ConditionalRequestConflict", "InternalError", "RequestTimeout", "ServiceUnavailable", "SlowDown"}
 
 
-def open_store(uri: str) -> ObjectStore:
+def open_store(uri: str, *, patience_seconds: float = PATIENCE_SECONDS) -> ObjectStore:
     """Open the store at `uri`: a path or file://, s3:// (minio://), gs://; nothing is sent yet.
+
+    Args:
+        uri: The root.
+        patience_seconds: How long a store that does not answer, or answers that it is busy or broken, is asked again;
+            a refusal is final at once.
 
     Raises:
         ConfigurationError: The address is none of a store, or the store's settings are wrong.
@@ -48,13 +62,13 @@ def open_store(uri: str) -> ObjectStore:
         return LocalStore(rest)
     check_segments(uri, rest)
     bucket, _, folder = rest.partition("/")
-    return (S3Store if scheme == "s3" else GcsStore)(redact(uri).rstrip("/"), bucket, folder)
+    return (S3Store if scheme == "s3" else GcsStore)(redact(uri).rstrip("/"), bucket, folder, patience_seconds)
 
 
 class S3Store(RemoteStore):
     """A folder of a bucket of an S3 store."""
 
-    refusals = (MinioException, ValueError)
+    refusals = (MinioException, ElementTree.ParseError, ValueError)
     unreachable_remedy = refusal_texts.UNREACHABLE_S3
 
     def _connect(self, bucket: str) -> None:
@@ -81,12 +95,12 @@ class S3Store(RemoteStore):
     def download(self, key: str, path: Path) -> None:
         """Copy the object into a local file."""
         name = self._name(key)
-        self._call("read", key, lambda: self._write_to(path, name))
+        self._call("read", key, lambda: self._write_to(path, name), path)
 
     def upload(self, path: Path, key: str) -> None:
         """Store a local file, a large one in parts that appear together."""
         name = self._name(key)
-        self._call("write", key, lambda: self._client.fput_object(self._bucket, name, str(path)))
+        self._call("write", key, lambda: self._client.fput_object(self._bucket, name, str(path)), path)
 
     def delete(self, key: str) -> None:
         """Remove the object."""
@@ -97,14 +111,27 @@ class S3Store(RemoteStore):
         for entry in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
             yield str(entry.object_name), int(entry.size or 0), str(entry.etag)
 
-    def _put(self, name: str, data: bytes, only_if_absent: bool) -> None:
+    def _read_version(self, name: str) -> tuple[bytes, str]:
+        with self._opened(name) as response:
+            return b"".join(response.stream(_BLOCK)), str(response.headers["ETag"])
+
+    def _put(self, name: str, data: bytes, version: str | None) -> None:
+        condition = {"If-None-Match": "*"} if version == ABSENT else {"If-Match": version} if version else {}
         # The public put_object would store this header as the user's metadata.
-        headers: dict[str, str | list[str] | tuple[str]] = {"If-None-Match": "*"} if only_if_absent else {}
-        self._client._execute("PUT", self._bucket, name, body=data, headers=headers)
+        headers: dict[str, str | list[str] | tuple[str]] = {**condition}
+        try:
+            self._client._execute("PUT", self._bucket, name, body=data, headers=headers)
+        except S3Error as error:
+            # Some stores know no If-Match: two writers at the same moment are then the last one's.
+            if error.code != "NotImplemented" or "If-Match" not in headers:
+                raise
+            self._put(name, data, None)
 
     def _is_transient(self, error: BaseException) -> bool:
         if isinstance(error, S3Error):
             return error.code in _TRANSIENT_CODES or error.response.status in TRANSIENT_STATUS
+        if isinstance(error, _GARBLED):
+            return True
         # A proxy before the store answers in HTML or plain text.
         status = error._code if isinstance(error, InvalidResponseError) else getattr(error, "status_code", None)
         return status in TRANSIENT_STATUS
@@ -114,21 +141,26 @@ class S3Store(RemoteStore):
             target.writelines(self._stream(name))
 
     def _stream(self, name: str) -> Iterator[bytes]:
+        with self._opened(name) as response:
+            yield from response.stream(_BLOCK)
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[urllib3.BaseHTTPResponse]:
         response = self._client.get_object(self._bucket, name)
         try:
-            yield from response.stream(1 << 20)
+            yield response
         finally:
             response.close()
             response.release_conn()
 
     def _explain(self, what: str, key: str, error: Exception) -> BatchError:
-        if isinstance(error, ValueError):
+        if isinstance(error, ValueError) and not isinstance(error, _GARBLED):
             return self._misconfigured(what, error)
         code = str(error.code) if isinstance(error, S3Error) else ""
         if code == "NoSuchKey":
             return ObjectNotFoundError(f"There is no object {self.uri}/{key}")
         if code == "PreconditionFailed":
-            return ObjectExistsError(f"There is an object {self.uri}/{key} already")
+            return ChangedObjectError(f"The object {self.uri}/{key} is not as it was")
         return refused(what, refusal_texts.S3_REFUSALS.get(code), error)
 
     def _misconfigured(self, what: str, error: ValueError) -> BatchError:
@@ -144,7 +176,7 @@ class S3Store(RemoteStore):
 class GcsStore(RemoteStore):
     """A folder of a bucket of Google Cloud Storage."""
 
-    refusals = (google_errors.GoogleAPICallError, google_auth.GoogleAuthError, ValueError)
+    refusals = (google_errors.GoogleAPICallError, google_auth.GoogleAuthError, DataCorruption, ValueError)
     unreachable_remedy = refusal_texts.UNREACHABLE_GCS
 
     def _connect(self, bucket: str) -> None:
@@ -167,12 +199,12 @@ class GcsStore(RemoteStore):
     def download(self, key: str, path: Path) -> None:
         """Copy the object into a local file."""
         blob = self._bucket.blob(self._name(key))
-        self._call("read", key, lambda: blob.download_to_filename(str(path), **self._limits))
+        self._call("read", key, lambda: blob.download_to_filename(str(path), **self._limits), path)
 
     def upload(self, path: Path, key: str) -> None:
         """Store a local file."""
         blob = self._bucket.blob(self._name(key))
-        self._call("write", key, lambda: blob.upload_from_filename(str(path), **self._limits))
+        self._call("write", key, lambda: blob.upload_from_filename(str(path), **self._limits), path)
 
     def delete(self, key: str) -> None:
         """Remove the object."""
@@ -186,8 +218,13 @@ class GcsStore(RemoteStore):
         for blob in self._bucket.list_blobs(prefix=prefix, **self._limits):
             yield blob.name, blob.size, str(blob.etag)
 
-    def _put(self, name: str, data: bytes, only_if_absent: bool) -> None:
-        condition = {"if_generation_match": 0} if only_if_absent else {}
+    def _read_version(self, name: str) -> tuple[bytes, str]:
+        blob = self._bucket.blob(name)
+        data = blob.download_as_bytes(**self._limits)
+        return data, str(blob.generation)
+
+    def _put(self, name: str, data: bytes, version: str | None) -> None:
+        condition = {} if version is None else {"if_generation_match": int(version or 0)}
         self._bucket.blob(name).upload_from_string(data, **condition, **self._limits)
 
     def _explain(self, what: str, key: str, error: Exception) -> BatchError:
@@ -196,15 +233,15 @@ class GcsStore(RemoteStore):
         if isinstance(error, google_errors.NotFound) and self._bucket_exists():
             return ObjectNotFoundError(f"There is no object {self.uri}/{key}")
         if isinstance(error, google_errors.PreconditionFailed):
-            return ObjectExistsError(f"There is an object {self.uri}/{key} already")
-        if isinstance(error, google_errors.GoogleAPICallError):
-            return refused(what, refusal_texts.GCS_REFUSALS.get(int(error.code or 0)), error)
+            return ChangedObjectError(f"The object {self.uri}/{key} is not as it was")
+        if isinstance(error, google_errors.GoogleAPICallError | DataCorruption):
+            return refused(what, refusal_texts.GCS_REFUSALS.get(int(getattr(error, "code", 0) or 0)), error)
         return ConfigurationError(f"{what} cannot be asked for this: {error}", remedy="Correct the address.")
 
     def _is_transient(self, error: BaseException) -> bool:
         if isinstance(error, google_errors.GoogleAPICallError):
             return error.code in TRANSIENT_STATUS
-        return isinstance(error, google_auth.TransportError)
+        return isinstance(error, google_auth.TransportError | DataCorruption)
 
     def _bucket_exists(self) -> bool:
         # Listing needs fewer rights than looking at the bucket itself.

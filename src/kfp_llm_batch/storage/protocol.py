@@ -48,6 +48,9 @@ class ObjectStore(Protocol):
     def write(self, key: str, data: bytes, *, only_if_absent: bool = False) -> bool:
         """Store bytes in one step; False if `only_if_absent` and there was such an object already."""
 
+    def replace(self, key: str, old: bytes, data: bytes) -> bool:
+        """Store bytes in place of `old` in one step; False if the object holds others by now, or is gone."""
+
     def delete(self, key: str) -> None:
         """Remove the object; none is no error."""
 

@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import ClassVar, TypeVar
 
 import requests
 import tenacity
 import urllib3
 
+from kfp_llm_batch.disk import disk_error
 from kfp_llm_batch.errors import BatchError, StorageError
-from kfp_llm_batch.storage.protocol import StoredObject, check_key
+from kfp_llm_batch.storage.protocol import ObjectNotFoundError, StoredObject, check_key
+
+_LOG = logging.getLogger("kfp_llm_batch")
 
 CONNECT_SECONDS = 4.0
 READ_SECONDS = 60.0
 PATIENCE_SECONDS = 7.0
 """How long a failing request is tried again; with CONNECT_SECONDS an unreachable store is an error within 15 s."""
+LONG_PATIENCE_SECONDS = 300.0
+"""The same where hours of work wait for the store: it may be restarted or moved meanwhile."""
+
+ABSENT = ""
+"""The version of an object that does not exist."""
 
 TRANSIENT_STATUS = {408, 429, 500, 502, 503, 504}
 _NO_ANSWER = (urllib3.exceptions.HTTPError, requests.RequestException)
@@ -25,8 +35,8 @@ _TLS = (urllib3.exceptions.SSLError, requests.exceptions.SSLError)
 Answer = TypeVar("Answer")
 
 
-class ObjectExistsError(StorageError):
-    """There is such an object already."""
+class ChangedObjectError(StorageError):
+    """The object has another version than the request was for."""
 
     after_retry = False
     """An earlier try of the same request may have made it."""
@@ -40,8 +50,9 @@ class RemoteStore(ABC):
     unreachable_remedy: ClassVar[str]
     endpoint: str
 
-    def __init__(self, uri: str, bucket: str, folder: str) -> None:
+    def __init__(self, uri: str, bucket: str, folder: str, patience_seconds: float) -> None:
         self.uri = uri
+        self._patience_seconds = patience_seconds
         self._root = f"{folder.strip('/')}/" if folder.strip("/") else ""
         self._connect(bucket)
 
@@ -58,10 +69,22 @@ class RemoteStore(ABC):
 
     def write(self, key: str, data: bytes, *, only_if_absent: bool = False) -> bool:
         """Write bytes in one request."""
+        return self._write(key, data, ABSENT if only_if_absent else None)
+
+    def replace(self, key: str, old: bytes, data: bytes) -> bool:
+        """Write bytes in one request, which the store refuses if the object has changed since it was read."""
         name = self._name(key)
         try:
-            self._call("write", key, lambda: self._put(name, data, only_if_absent))
-        except ObjectExistsError as error:
+            found, version = self._call("read", key, lambda: self._read_version(name))
+            return found == old and self._write(key, data, version)
+        except ObjectNotFoundError:
+            return False
+
+    def _write(self, key: str, data: bytes, version: str | None) -> bool:
+        name = self._name(key)
+        try:
+            self._call("write", key, lambda: self._put(name, data, version))
+        except ChangedObjectError as error:
             # The first try can have arrived while its answer was lost.
             return error.after_retry and self.read(key) == data
         return True
@@ -77,7 +100,10 @@ class RemoteStore(ABC):
     def _list(self, prefix: str) -> Iterator[tuple[str, int, str]]: ...
 
     @abstractmethod
-    def _put(self, name: str, data: bytes, only_if_absent: bool) -> None: ...
+    def _read_version(self, name: str) -> tuple[bytes, str]: ...
+
+    @abstractmethod
+    def _put(self, name: str, data: bytes, version: str | None) -> None: ...
 
     @abstractmethod
     def _is_transient(self, error: BaseException) -> bool: ...
@@ -88,12 +114,13 @@ class RemoteStore(ABC):
     def _name(self, key: str) -> str:
         return self._root + check_key(key)
 
-    def _call(self, verb: str, key: str, action: Callable[[], Answer]) -> Answer:
+    def _call(self, verb: str, key: str, action: Callable[[], Answer], path: Path | None = None) -> Answer:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception(self._is_worth_a_retry),
             # A request that hung until its timeout deserves a second try as well.
-            stop=tenacity.stop_all(tenacity.stop_after_attempt(2), tenacity.stop_after_delay(PATIENCE_SECONDS)),
-            wait=tenacity.wait_random_exponential(multiplier=0.2, max=2),
+            stop=tenacity.stop_all(tenacity.stop_after_attempt(2), tenacity.stop_after_delay(self._patience_seconds)),
+            wait=tenacity.wait_random_exponential(multiplier=0.2, max=max(2.0, self._patience_seconds / 30)),
+            before_sleep=self._warn,
             reraise=True,
         )
         what = f"Could not {verb} {self.uri}/{key}: the store at {self.endpoint}"
@@ -103,12 +130,22 @@ class RemoteStore(ABC):
             raise _unreachable(what, error, self.unreachable_remedy) from error
         except self.refusals as error:
             explained = self._explain(what, key, error)
-            if isinstance(explained, ObjectExistsError):
+            if isinstance(explained, ChangedObjectError):
                 explained.after_retry = retrying.statistics["attempt_number"] > 1
             raise explained from error
         except OSError as error:
-            what = f"Could not {verb} {self.uri}/{key} here: {error.strerror or error}"
-            raise StorageError(what, remedy="Check the local folder and its disk.") from error
+            raise disk_error(f"Could not {verb} {self.uri}/{key} here", path or Path.cwd(), error) from error
+
+    def _warn(self, state: tenacity.RetryCallState) -> None:
+        waited = state.seconds_since_start or 0
+        if waited >= PATIENCE_SECONDS and state.outcome:
+            _LOG.warning(
+                "The store at %s fails for %.0f s (%s); it is tried again for up to %.0f s.",
+                self.endpoint,
+                waited,
+                type(state.outcome.exception()).__name__,
+                self._patience_seconds,
+            )
 
     def _is_worth_a_retry(self, error: BaseException) -> bool:
         return (isinstance(error, _NO_ANSWER) and not isinstance(error, _TLS)) or self._is_transient(error)
