@@ -21,6 +21,8 @@ def generate_completions(
     generation_stop: list = [],
     generation_json_schema: dict = {},
     generation_options: dict = {},
+    generation_context_policy: str = "error",
+    generation_special_tokens: str = "text",
     engine_device: str = "auto",
     engine_dtype: str = "auto",
     engine_options: dict = {},
@@ -28,6 +30,10 @@ def generate_completions(
     output_format: str = "parquet",
     output_overwrite: bool = False,
     checkpoint_uri: str = "",
+    retry_of: str = "",
+    retry_error_codes: list = [],
+    max_error_rate: float = 1.0,
+    max_duration_seconds: int = 0,
     storage_endpoint: str = "",
 ) -> None:
     """Answer every prompt with vLLM and write the completions as Parquet.
@@ -47,6 +53,8 @@ def generate_completions(
         generation_stop: Texts that end an answer.
         generation_json_schema: JSON schema that every answer follows.
         generation_options: Further sampling parameters by their vLLM names.
+        generation_context_policy: For prompts too long for the context: error, or truncate_left, _right or _middle.
+        generation_special_tokens: Special tokens in the dataset: text takes them for plain text, refuse for a fault.
         engine_device: auto, cpu or cuda.
         engine_dtype: auto, bfloat16, float16 or float32.
         engine_options: Arguments of vLLM's engine; they win over the planned ones.
@@ -54,6 +62,10 @@ def generate_completions(
         output_format: In which format; checked as well.
         output_overwrite: Whether a different result there may be replaced.
         checkpoint_uri: Where finished rows are kept while the step runs; beside the output if empty.
+        retry_of: Address of an earlier result; only its rows with an error are answered, the others are taken over.
+        retry_error_codes: Which of them: error codes, or statuses such as truncated; empty takes all with an error.
+        max_error_rate: Share of rows that may stay without an answer; past it the step fails early.
+        max_duration_seconds: Ends the step in time with a partial result; 0 sets no limit.
         storage_endpoint: Address of the S3 store, when it is not AWS.
     """
     from pathlib import Path
@@ -78,6 +90,8 @@ def generate_completions(
                 json_schema=with_whole_numbers(generation_json_schema) or None,
                 options=with_whole_numbers(generation_options),
             ),
+            context_policy=generation_context_policy,
+            special_tokens=generation_special_tokens,
             engine_device=engine_device,
             engine_dtype=engine_dtype,
             engine_options=with_whole_numbers(engine_options),
@@ -85,6 +99,10 @@ def generate_completions(
             output_format=output_format,
             output_overwrite=output_overwrite,
             checkpoint_uri=checkpoint_uri or None,
+            retry_of=retry_of or None,
+            retry_error_codes=tuple(retry_error_codes),
+            max_error_rate=max_error_rate,
+            max_duration_seconds=max_duration_seconds or None,
         )
         manifest = generating.generate(config, Path(prompts.path), Path(completions.path))
         for name, value in reports.metrics(manifest).items():

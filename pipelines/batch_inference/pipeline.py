@@ -40,12 +40,18 @@ def batch_inference(
     generation_stop: list = [],
     generation_json_schema: dict = {},
     generation_options: dict = {},
+    generation_context_policy: str = "error",
+    generation_special_tokens: str = "text",
     engine_device: str = "auto",
     engine_dtype: str = "auto",
     engine_options: dict = {},
     output_format: str = "parquet",
     output_overwrite: bool = False,
     checkpoint_uri: str = "",
+    retry_of: str = "",
+    retry_error_codes: list = [],
+    max_error_rate: float = 1.0,
+    max_duration_seconds: int = 0,
     storage_secret_name: str = STORAGE_SECRET_NAME,
     storage_endpoint: str = "",
     resources_cpu: str = "2",
@@ -78,12 +84,18 @@ def batch_inference(
         generation_stop: Texts that end an answer.
         generation_json_schema: JSON schema that every answer follows.
         generation_options: Further sampling parameters by their vLLM names.
+        generation_context_policy: For prompts too long for the context: error, or truncate_left, _right or _middle.
+        generation_special_tokens: Special tokens in the dataset: text takes them for plain text, refuse for a fault.
         engine_device: auto, cpu or cuda.
         engine_dtype: auto, bfloat16, float16 or float32.
         engine_options: Arguments of vLLM's engine; they win over the planned ones.
         output_format: parquet, jsonl or openai (batch output lines).
         output_overwrite: Whether a different result at output_uri may be replaced.
         checkpoint_uri: Where finished rows are kept while the run goes on; beside the output if empty.
+        retry_of: Address of an earlier result; only its rows with an error are answered, the others are taken over.
+        retry_error_codes: Which of them: error codes, or statuses such as truncated; empty takes all with an error.
+        max_error_rate: Share of rows that may stay without an answer; past it the step fails early.
+        max_duration_seconds: Ends the generating step in time with a partial result; 0 sets no limit.
         storage_secret_name: Kubernetes secret with the keys accesskey and secretkey of the S3 store; it may be absent.
         storage_endpoint: Address of the S3 store, when it is not AWS.
         resources_cpu: Processors of the generating pod.
@@ -120,6 +132,8 @@ def batch_inference(
         generation_stop=generation_stop,
         generation_json_schema=generation_json_schema,
         generation_options=generation_options,
+        generation_context_policy=generation_context_policy,
+        generation_special_tokens=generation_special_tokens,
         engine_device=engine_device,
         engine_dtype=engine_dtype,
         engine_options=engine_options,
@@ -127,6 +141,10 @@ def batch_inference(
         output_format=output_format,
         output_overwrite=output_overwrite,
         checkpoint_uri=checkpoint_uri,
+        retry_of=retry_of,
+        retry_error_codes=retry_error_codes,
+        max_error_rate=max_error_rate,
+        max_duration_seconds=max_duration_seconds,
         storage_endpoint=storage_endpoint,
     )
     writing = write_results(

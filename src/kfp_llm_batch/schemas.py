@@ -22,7 +22,33 @@ PROMPT_FIELDS = (
 and answered with status `invalid`.
 """
 
-FAULT_CODES = ("empty_prompt", "bad_text", "bad_messages", "template_error", "bad_params")
+FAULT_CODES = (
+    "empty_prompt",
+    "bad_text",
+    "bad_messages",
+    "template_error",
+    "bad_params",
+    "special_token",
+    "prompt_too_long",
+)
+"""Why a row is `invalid`: it is known before the engine starts."""
+
+FAILURE_CODES = (
+    "engine_refused",
+    "engine_aborted",
+    "engine_killed",
+    "engine_exited",
+    "engine_failed",
+    "engine_hung",
+)
+"""Why a row is `failed`: the engine did not answer it."""
+
+PROMPT_TRUNCATED = "prompt_truncated"
+"""The prompt's longest message was cut to make room for the answer."""
+TEXT_REPAIRED = "text_repaired"
+"""An answer ended inside a character, which was removed, or held what is no Unicode text."""
+WARNING_CODES = (PROMPT_TRUNCATED, TEXT_REPAIRED)
+"""What is to be known of a row that was answered."""
 
 LOGPROBS = pa.list_(
     pa.list_(
@@ -52,6 +78,8 @@ OUTPUTS = pa.list_(
 )
 
 STATUSES = ("ok", "truncated", "invalid", "failed")
+FAULTY = ("invalid", "failed")
+"""Statuses of the rows without an answer, which `errors/` repeats."""
 
 COMPLETION_FIELDS = (
     pa.field("row_id", pa.string(), nullable=False),
@@ -65,7 +93,9 @@ COMPLETION_FIELDS = (
     pa.field("num_completion_tokens", pa.int32()),
     pa.field("seed", pa.int64()),
     pa.field("error", pa.struct([pa.field("code", pa.string()), pa.field("message", pa.string())])),
+    pa.field("warnings", pa.list_(pa.string())),
 )
+"""`warnings` holds WARNING_CODES, and is null if there are none."""
 
 _OWN_COLUMNS = frozenset(field.name for field in (*PROMPT_FIELDS, *COMPLETION_FIELDS))
 

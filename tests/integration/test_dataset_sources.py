@@ -14,9 +14,11 @@ from typing import Any
 import datasets
 import pytest
 
-from kfp_llm_batch.dataset.config import DatasetConfig
+from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
 from kfp_llm_batch.dataset.sources import open_dataset
 from kfp_llm_batch.errors import ConfigurationError, StorageError
+from kfp_llm_batch.generation.config import GenerationConfig
+from kfp_llm_batch.generation.generating import generate
 from kfp_llm_batch.storage.object_store import open_store
 
 LINES = [f'{{"q": "{letter}"}}\n' for letter in "abc"]
@@ -121,6 +123,13 @@ def test_web_files_are_fetched_with_retries(web, tmp_path, path, times):
     assert asked == {path: times}
 
 
+def test_the_recorded_address_has_no_secrets(web, tmp_path):
+    address = f"{web[0]}/ok/a.jsonl?token=hunter2"
+    manifest = load_dataset(DatasetConfig(uri=address, prompt_template="{{ q }}"), tmp_path)
+    assert manifest.parameters["uri"].endswith("/ok/a.jsonl")
+    assert "hunter2" not in manifest.to_json()
+
+
 @pytest.mark.parametrize(
     ("path", "error", "message", "times"),
     [
@@ -166,8 +175,12 @@ with exit_with_message():
 
 
 def load_offline(folder: Path, **config: Any) -> subprocess.CompletedProcess[str]:
+    return run_offline(folder, "-c", SCRIPT, json.dumps(config), str(folder / "out"))
+
+
+def run_offline(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
-    command = [sys.executable, "-c", SCRIPT, json.dumps(config), str(folder / "out")]
+    command = [sys.executable, *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
 
 
@@ -208,3 +221,20 @@ def test_wrong_hub_parameters_are_named(hub_cache, config, message):
     assert done.returncode == ConfigurationError.exit_code
     assert message in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_result_is_verified_against_the_commit_that_was_answered(hub_cache):
+    assert load_offline(hub_cache, uri="hf://acme/faq", split="train").returncode == 0
+    generate(GenerationConfig(model_uri="echo://"), hub_cache / "out", hub_cache / "result")
+    repository = hub_cache / "hf/hub/datasets--acme--faq"
+    newer = repository / "snapshots" / COMMIT[::-1]
+    newer.mkdir()
+    (newer / "train.jsonl").write_text(LINES[0])
+    (repository / "refs/main").write_text(newer.name)
+
+    copy = hub_cache / "copy.jsonl"
+    for dataset, lines, code in (("hf://acme/faq", [], 0), (str(copy), LINES, 0), (str(copy), LINES[1:], 3)):
+        copy.write_text("".join(lines))
+        verify = "from kfp_llm_batch.cli.main import main; main()"
+        done = run_offline(hub_cache, "-c", verify, "verify", str(hub_cache / "result"), "--dataset", dataset)
+        assert done.returncode == code, done.stdout + done.stderr

@@ -32,6 +32,10 @@ SCHEMA = {
     "additionalProperties": False,
 }
 SAMPLED = {"n": 2, "temperature": 0.8, "seed": 42}
+PARTY = "a \U0001f389\U0001f389\U0001f389"
+"""Each of these characters takes several tokens, the first one together with the space before it."""
+CUTS = range(1, 13)
+"""Numbers of tokens; the last is enough for all of PARTY."""
 OWN_PARAMETERS = {
     "sampled-1": ("Tell me a story about a fox.", SAMPLED),
     "sampled-2": ("Tell me a story about a fox.", SAMPLED),
@@ -40,6 +44,7 @@ OWN_PARAMETERS = {
     "one-token": ("Tell me a story about a fox.", {"max_tokens": 1}),
     "schema": ("Describe the colour of a fire as JSON.", {"json_schema": SCHEMA}),
     "refused": ("Tell me a story about a fox.", {"max_tokens": 0}),
+    **{f"party-{cut}": (f"Say {PARTY}", {"json_schema": {"const": PARTY}, "max_tokens": cut}) for cut in CUTS},
 }
 
 GENERATE = """
@@ -177,6 +182,19 @@ def test_a_json_schema_is_followed(rows):
     row = rows["schema"]
     assert row["status"] == "ok"
     jsonschema.validate(json.loads(row["completion"]), SCHEMA)
+
+
+def test_an_answer_that_is_cut_inside_a_character_loses_it_and_says_so(rows):
+    cut = [rows[f"party-{cut}"] for cut in CUTS]
+    assert cut[-1]["completion"] == f'"{PARTY}"'
+    assert all(f'"{PARTY}"'.startswith(row["completion"]) for row in cut)
+    assert [row["num_completion_tokens"] for row in cut] == list(CUTS)
+    texts = [row["completion"] for row in cut]
+    # A token that adds nothing to the text is the beginning of a character, as is one that adds but the space before.
+    expected = [text.endswith(" ") or text == before for before, text in zip(["", *texts], texts, strict=False)]
+    assert [row["warnings"] == ["text_repaired"] for row in cut] == expected
+    assert expected.count(True) >= 3
+    assert {row["warnings"] is None for row in cut} == {True, False}
 
 
 def test_a_bad_row_is_recorded_beside_them(rows):

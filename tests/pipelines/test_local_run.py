@@ -297,3 +297,18 @@ def test_verify_names_the_part_that_was_changed(published, tmp_path, damage):
 
 def test_verify_without_a_result(tmp_path):
     assert_one_message(command_line("verify", str(tmp_path)), 3, "ResultError: There is no result at")
+
+
+def test_verify_against_a_dataset(published, tmp_path):
+    dataset = published.parent / "questions.jsonl"
+    finished = command_line("verify", str(published), "--dataset", str(dataset))
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "The result holds exactly the rows of the dataset." in finished.stdout
+
+    write_lines(tmp_path / "changed.jsonl", [ROWS[0] | {"answer": "else"}, *ROWS[1:]])
+    finished = command_line("verify", str(published), "--dataset", str(tmp_path / "changed.jsonl"))
+    assert_one_message(finished, 3, "ResultError: The result does not hold exactly the rows of the dataset")
+    assert "- row '0': column answer differs" in finished.stdout
+
+    finished = command_line("verify", str(published), "--dataset", str(tmp_path / "missing.jsonl"))
+    assert_one_message(finished, 2, "ConfigurationError: .*missing.jsonl does not exist")

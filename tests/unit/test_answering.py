@@ -6,6 +6,7 @@ from kfp_llm_batch.generation.answering import PREFIX_TOKENS, pending_answers
 from kfp_llm_batch.generation.answers import PendingAnswer
 from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.generation.preparation import PreparedRow
+from kfp_llm_batch.schemas import OUTPUTS, PROMPT_TRUNCATED, TEXT_REPAIRED
 
 SAMPLING = {"max_tokens": 8, "temperature": 0.0, "n": 1}
 
@@ -95,3 +96,22 @@ def test_a_refused_request_is_a_failed_row():
     completion = next(answer.completions())[1]
     assert completion["status"] == "failed"
     assert completion["error"] == {"code": "engine_refused", "message": "no such token"}
+
+
+def test_warnings_are_those_of_the_row_and_of_any_sample():
+    sampling = {"max_tokens": 8, "temperature": 0.7, "n": 2, "seed": 5}
+    answer = PendingAnswer(
+        rows=[row(0, [1], sampling=sampling), row(1, [1], sampling=sampling, warnings=(PROMPT_TRUNCATED,))]
+    )
+    finish(answer, 0)
+    output = GenerationOutput(text="", finish_reason="length", num_tokens=2, is_repaired=True)
+    answer.add(1, FinishedRequest(request_id=0, output=output))
+    first, second = (completion for _, completion in answer.completions())
+    assert (first["warnings"], second["warnings"]) == ([TEXT_REPAIRED], [PROMPT_TRUNCATED, TEXT_REPAIRED])
+    assert all(set(output) == set(OUTPUTS.value_type.names) for output in first["outputs"])
+
+
+def test_without_warnings_there_is_no_list():
+    answer = PendingAnswer(rows=[row(0, [1])])
+    finish(answer, 0)
+    assert next(answer.completions())[1]["warnings"] is None

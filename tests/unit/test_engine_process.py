@@ -52,9 +52,17 @@ def answers(engine: EngineProcess, count: int) -> dict[int, GenerationOutput]:
 
 def is_gone(pid: int, within_seconds: float = 10) -> bool:
     deadline = time.monotonic() + within_seconds
-    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+    while is_alive(pid) and time.monotonic() < deadline:
         time.sleep(0.02)
-    return not Path(f"/proc/{pid}").exists()
+    return not is_alive(pid)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process runs; an orphan that has ended waits a while for its new parent to look."""
+    try:
+        return " Z " not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_answers_arrive_for_every_request(engine):
@@ -152,21 +160,46 @@ def test_leaving_ends_a_busy_engine():
 
 
 ORPHAN = """
-import os, time
+import sys, time
 from pathlib import Path
-from kfp_llm_batch.engine.messages import EngineSpecification
+from kfp_llm_batch.engine import echo
+from kfp_llm_batch.engine.messages import EngineSpecification, GenerationRequest
 from kfp_llm_batch.engine.process import EngineProcess
 
-with EngineProcess(EngineSpecification(kind="echo", model_path=""), {}) as engine:
-    engine.wait_until_ready()
+what, sign, modules = sys.argv[1:]
+kind = "vllm" if what == "loads" else "echo"
+with EngineProcess(EngineSpecification(kind=kind, model_path=""), {"PYTHONPATH": modules}) as engine:
     print(Path("/proc/thread-self/children").read_text().split()[0], flush=True)
+    if what in ("waits", "hangs"):
+        engine.wait_until_ready()
+    if what == "hangs":
+        tokens = [echo.START_OF_MESSAGE, echo.END_OF_ROLE, echo.END_OF_PROMPT]
+        engine.submit([GenerationRequest(request_id=1, token_ids=tokens, sampling={"max_tokens": 1})])
+        time.sleep(0.5)
+    if what != "loads":
+        Path(sign).touch()
     time.sleep(60)
+"""
+SLOW_VLLM = """
+import os, time
+from pathlib import Path
+
+Path(os.environ["SIGN"]).touch()
+time.sleep(60)
 """
 
 
-def test_a_killed_parent_takes_the_engine_with_it():
-    with subprocess.Popen([sys.executable, "-c", ORPHAN], stdout=subprocess.PIPE, text=True) as parent:
+@pytest.mark.parametrize("what", ["starts", "loads", "waits", "hangs"])
+def test_a_killed_parent_takes_the_engine_with_it_whatever_it_does(what, tmp_path):
+    sign = tmp_path / "sign"
+    (tmp_path / "vllm.py").write_text(SLOW_VLLM)
+    command = [sys.executable, "-c", ORPHAN, what, str(sign), str(tmp_path)]
+    environment = {**os.environ, "SIGN": str(sign), "KFP_LLM_BATCH_FAULTS": '{"hang": [[]]}'}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as parent:
         assert parent.stdout
         pid = int(parent.stdout.readline())
+        while not sign.exists():
+            time.sleep(0.01)
+        assert is_alive(pid)
         parent.kill()
-    assert is_gone(pid)
+        assert is_gone(pid, within_seconds=3 if what == "starts" else 1)

@@ -1,12 +1,13 @@
 import hashlib
 import random
+import time
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from kfp_llm_batch.generation import parts
-from kfp_llm_batch.generation.parts import PartWriter
+from kfp_llm_batch.generation.parts import PartWriter, part_seconds
 from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.schemas import COMPLETION_FIELDS
 
@@ -132,6 +133,33 @@ def test_rows_of_a_part_are_in_the_order_of_the_prompts(prompts, tmp_path):
     writer.flush()
     table = pq.read_table(tmp_path / "result" / writer.parts[0].path)
     assert table.column("row_id").to_pylist() == ["3", "5", "7", "2400"]
+
+
+def test_a_young_run_loses_a_third_at_most_and_an_old_one_a_minute():
+    assert [part_seconds(age) for age in (0, 5, 20, 30, 90, 120, 121, 10**6)] == [10, 10, 10, 15, 45, 60, 60, 60]
+    closed, parts_closed = 0.0, 0
+    while closed < 600:
+        seconds = part_seconds(closed)
+        closed, parts_closed = closed + seconds, parts_closed + 1
+        assert seconds <= max(10, closed / 3)
+    assert parts_closed == 15
+
+
+def test_the_first_part_is_closed_soon_and_taken_over_rows_do_not_count(prompts, tmp_path, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    writer = PartWriter(tmp_path / "result", prompts)
+    writer.add(0, completion(0))
+    writer.flush()
+    now += 500
+    writer.keep_parts(lambda path, part: None)
+    sizes: list[int] = []
+    for seconds in (0, 9, 1, 5, 9, 1, 30, 20, 10):
+        now += seconds
+        writer.flush_if_old()
+        writer.add(len(sizes) + 1, completion(len(sizes) + 1))
+        sizes.append(len(writer.parts) - 1)
+    assert sizes == [0, 0, 1, 1, 2, 2, 3, 3, 4]
 
 
 def test_flushing_nothing_writes_nothing(prompts, tmp_path):

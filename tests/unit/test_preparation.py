@@ -4,10 +4,11 @@ from typing import Any
 
 import pytest
 
-from kfp_llm_batch.generation.chat_tokenizer import EchoTokenizer, Message
-from kfp_llm_batch.generation.preparation import Preparation, PreparedRow, RowPreparer
+from kfp_llm_batch.generation.chat_tokenizer import EchoTokenizer
+from kfp_llm_batch.generation.preparation import PreparedRow, RowPreparer
 from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.sampling import SamplingConfig
+from kfp_llm_batch.generation.special_tokens import Message
 
 OVERHEAD = len("user") + 3
 """Tokens that the echo tokenizer puts around one user message."""
@@ -25,7 +26,7 @@ def preparer(**changes) -> RowPreparer:
 
 
 def prepare(folder, **changes) -> list[PreparedRow]:
-    return [row for batch in preparer(**changes).prepare(Prompts(folder)) for row in batch]
+    return [row for batch in preparer(**changes).prepare(Prompts(folder).batches()) for row in batch]
 
 
 def by_id(rows: list[PreparedRow]) -> dict[str, PreparedRow]:
@@ -160,34 +161,3 @@ def test_preparing_twice_gives_the_same(make_prompts):
         [{"question": f"q{index % 7}", "params": {"max_tokens": 1 + index % 3}} for index in range(50)]
     )
     assert prepare(folder) == prepare(folder)
-
-
-def test_the_facts_of_a_job(make_prompts):
-    folder = make_prompts(
-        [
-            {"question": "q" * 10},
-            {"question": "q" * 50, "params": {"n": 3, "temperature": 1.0}},
-            {"question": "q" * 200},
-            {"question": "q" * 80, "params": {"max_tokens": 1000}},
-        ]
-    )
-    preparation = Preparation()
-    for row in prepare(folder):
-        preparation.add(row)
-    assert (preparation.rows, preparation.requests, preparation.faults) == (4, 5, 1)
-    job = preparation.job()
-    assert job.longest_prompt_tokens == 80 + OVERHEAD
-    assert job.max_tokens == 16
-    assert job.mean_prompt_tokens == pytest.approx((10 + 3 * 50 + 80) / 5 + OVERHEAD)
-
-
-def test_the_keys_checksum_covers_faulty_rows_too(make_prompts):
-    def checksum(name: str, rows: list[dict[str, str]]) -> str:
-        preparation = Preparation()
-        for row in prepare(make_prompts(rows, name)):
-            preparation.add(row)
-        return preparation.keys.hexdigest()
-
-    one = checksum("one", [{"question": "a"}])
-    assert one == checksum("again", [{"question": "a"}])
-    assert one != checksum("two", [{"question": "a"}, {"question": " "}])

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -35,16 +36,27 @@ def write_folder(folder: Path, shards: list[list[int]], counted: int | None = No
         source_uri="d.jsonl",
         source_format="jsonl",
         source_revision=None,
+        parameters={},
         shards=tuple(files),
     ).save(folder)
     return folder
 
 
-def test_batches_come_in_order_with_the_number_of_their_first_row(tmp_path):
+def test_batches_come_in_order_with_the_numbers_of_their_rows(tmp_path):
     prompts = Prompts(write_folder(tmp_path / "p", [[3, 4], [2], [5]]))
-    found = [(start, batch.column("number").to_pylist()) for start, batch in prompts.batches()]
-    assert [start for start, _ in found] == [0, 3, 7, 9]
-    assert [number for _, numbers in found for number in numbers] == list(range(14))
+    found = [(list(rows), batch.column("number").to_pylist()) for rows, batch in prompts.batches()]
+    assert [rows[0] for rows, _ in found] == [0, 3, 7, 9]
+    assert [rows for rows, _ in found] == [numbers for _, numbers in found]
+
+
+def test_batches_in_another_order(make_prompts):
+    prompts = Prompts(make_prompts([{"question": f"q{index}"} for index in range(600)]))
+    order = np.random.default_rng(5).permutation(600)
+    found = list(prompts.batches_in(order))
+    assert [batch.num_rows for _, batch in found] == [256, 256, 88]
+    assert [set(rows) for rows, _ in found] == [set(order[:256]), set(order[256:512]), set(order[512:])]
+    for rows, batch in found:
+        assert batch.column("row_id").to_pylist() == [str(row) for row in rows]
 
 
 @pytest.mark.parametrize(
@@ -70,7 +82,7 @@ def test_shards_without_rows(tmp_path, shards):
 
 def test_what_the_first_step_wrote_is_read(make_prompts):
     prompts = Prompts(make_prompts([{"question": f"q{index}", "n": index} for index in range(2_500)]))
-    assert [start for start, _ in prompts.batches()] == [0, 1_000, 2_000]
+    assert [rows[0] for rows, _ in prompts.batches()] == [0, 1_000, 2_000]
     assert prompts.source_columns([999, 1_000, 2_499]).to_pylist() == [
         {"question": f"q{index}", "n": index} for index in (999, 1_000, 2_499)
     ]

@@ -54,6 +54,41 @@ def test_a_whole_result(output):
     assert report.to_text().splitlines()[1:] == ["Rows: 25 (3 failed, 22 ok)", "Files read: 6", "The result is whole."]
 
 
+@pytest.fixture
+def partial_output(make_result, tmp_path: Path) -> Path:
+    """20 of 25 rows; the files say so as well."""
+    output = tmp_path / "output"
+    publish_result(make_result(rows=20), str(output))
+    _change_manifest(output, is_partial=True, rows_in=25, dataset={"fingerprint": "f", "rows": 25})
+    return output
+
+
+def test_a_partial_result(partial_output):
+    report = audit_result(str(partial_output))
+    assert (report.ok, report.rows, report.rows_left_out) == (True, 20, 5)
+    assert report.to_text().splitlines()[3] == (
+        "The result is partial: 20 of 25 rows were answered in time; they are as the manifest says."
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"is_partial": False}, "rows_in is 25, the parts hold 20"),
+        ({"is_partial": 1}, "is_partial has a value of the wrong type"),
+        ({"rows_in": 26}, "dataset.rows is 25, rows_in is 26"),
+        ({"dataset": {"rows": 25.0}}, "dataset.rows is 25.0, rows_in is 25"),
+        ({"dataset": {}}, "dataset.rows is None, rows_in is 25"),
+        ({"rows_out": 19}, "rows_out is 19, the parts hold 20"),
+        ({"rows_in": 20, "dataset": {"rows": 20}}, "called partial, and rows_out is 20, rows_in 20"),
+        ({"keys_checksum": "0"}, "keys_checksum is 0"),
+    ],
+)
+def test_a_partial_result_that_is_wrong(partial_output, changes, words):
+    _change_manifest(partial_output, **changes)
+    assert words in _problems(partial_output)
+
+
 def test_a_local_result_before_its_publication(make_result):
     assert audit_result(str(make_result())).ok
 

@@ -95,17 +95,38 @@ def compile(
 
 
 @app.command()
-def verify(uri: Annotated[str, typer.Argument(help="Address of a result: a folder, s3:// or gs://.")]) -> None:
+def verify(
+    uri: Annotated[str, typer.Argument(help="Address of a result: a folder, s3:// or gs://.")],
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASET_URI", help="Compare with this dataset as well: no row lost, invented or changed."
+        ),
+    ] = None,
+) -> None:
     """Re-read a whole result and audit it against its manifest; exit 3 with what is wrong.
 
-    Example: kfp-llm-batch verify s3://results/first
+    Example: kfp-llm-batch verify s3://results/first --dataset questions.jsonl
     """
     from kfp_llm_batch.results.audit import audit_result
 
     report = audit_result(uri)
-    print(report.to_text())
+    print(report.to_text(), flush=True)
     if not report.ok:
         raise ResultError("The result is not what its manifest says", received=uri)
+    if dataset is not None:
+        _verify_dataset(uri, dataset)
+
+
+def _verify_dataset(uri: str, dataset: str) -> None:
+    from kfp_llm_batch.caches import set_hub_cache
+    from kfp_llm_batch.results.dataset_comparison import compare_with_dataset
+
+    set_hub_cache()
+    comparison = compare_with_dataset(uri, dataset)
+    print(comparison.to_text())
+    if not comparison.ok:
+        raise ResultError("The result does not hold exactly the rows of the dataset", received=comparison.uri)
 
 
 @app.command()

@@ -24,7 +24,8 @@ def print_summary(uri: str) -> None:
     if manifest is None:
         raise ResultError("The run ended without a result", received=uri)
     counts = ", ".join(f"{count:,} {status}" for status, count in manifest.rows_by_status.items() if count)
-    print(f"rows:    {manifest.rows_out:,} ({counts or 'none'})")
+    partial = f" of {manifest.rows_in:,}, partial: the time was over" if manifest.is_partial else ""
+    print(f"rows:    {manifest.rows_out:,}{partial} ({counts or 'none'})")
     seconds = manifest.timings_seconds.get("generate", 0.0)
     speed = f", {manifest.num_completion_tokens / seconds:,.0f} per second" if seconds else ""
     print(f"tokens:  {manifest.num_prompt_tokens:,} in prompts, {manifest.num_completion_tokens:,} generated{speed}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import queue
+import select
+import signal
 import sys
 import threading
 import time
@@ -23,6 +26,7 @@ Inbox = queue.SimpleQueue[GenerationRequest | None]
 """Requests in their order; None when the parent has closed its side."""
 
 SIGN_OF_LIFE_SECONDS = 1.0
+_PR_SET_PDEATHSIG = 1
 
 
 def serve(connection: Connection) -> None:
@@ -75,9 +79,20 @@ def _take_requests(engine: Engine, inbox: Inbox, connection: Connection) -> bool
     return True
 
 
+def _die_with_parent(connection: Connection) -> None:
+    """Let the kernel kill this process at once when its parent is killed, whatever it does then: load, step, hang."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        poll = select.poll()
+        poll.register(connection.fileno(), select.POLLRDHUP)
+        if poll.poll(0):  # it was gone before the kernel was asked
+            sys.exit()
+
+
 def main() -> None:
     """Serve the connection whose file descriptor is the first argument."""
     connection = Connection(int(sys.argv[1]))
+    _die_with_parent(connection)
     try:
         serve(connection)
     except ConfigurationError as error:

@@ -42,10 +42,12 @@ def _answer(request: GenerationRequest) -> FinishedRequest:
     content = _last_content(request.token_ids)
     limit = request.sampling["max_tokens"]
     kept = content[:limit]
+    text = bytes(kept).decode("utf-8", errors="ignore")
     output = GenerationOutput(
-        text=bytes(kept).decode("utf-8", errors="ignore"),
+        text=text,
         finish_reason="length" if len(content) > limit else "stop",
         num_tokens=len(kept),
+        is_repaired=len(text.encode()) < len(kept),
     )
     return FinishedRequest(request_id=request.request_id, output=output)
 

@@ -27,6 +27,8 @@ class GenerationOutput:
     stop_reason: str | None = None
     cumulative_logprob: float | None = None
     logprobs: list[list[dict[str, Any]]] | None = None
+    is_repaired: bool = False
+    """Whether a character that the answer ended in was removed, or what is no Unicode text was replaced."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +39,9 @@ class FinishedRequest:
     output: GenerationOutput | None = None
     refusal: str | None = None
     refusal_code: str = "engine_refused"
-    """`engine_refused`, or what the request did to the engine: `engine_killed`, `engine_hung`, `engine_failed`."""
+    """One of FAILURE_CODES in schemas.py."""
+    prompt_logprob: float | None = None
+    """Of the prompt after its first token, if the sampling asks for `prompt_logprobs`: what a perplexity needs."""
 
 
 @dataclass(frozen=True, kw_only=True)

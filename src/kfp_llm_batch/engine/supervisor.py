@@ -59,6 +59,10 @@ class EngineSupervisor:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._engine.__exit__(kind)
 
+    def kill(self) -> None:
+        """End the engine at once, whatever it works on."""
+        self._engine.kill()
+
     def wait_until_ready(self) -> EngineReady:
         """Block until the weights are loaded.
 
@@ -66,7 +70,7 @@ class EngineSupervisor:
             EngineError: The engine could not start.
         """
         ready = self._engine.wait_until_ready(self._check)
-        self._last_sign = time.monotonic()
+        self._silent_seconds = 0.0
         return ready
 
     def submit(self, requests: list[GenerationRequest]) -> None:
@@ -83,9 +87,10 @@ class EngineSupervisor:
             EngineError: The engine cannot be kept running.
         """
         self._check()
+        started = time.monotonic()
         try:
             finished = self._engine.receive(min(timeout_seconds, self._hang_seconds))
-            self._check_silence(finished)
+            self._check_silence(finished, time.monotonic() - started)
         except EngineDiedError as death:
             finished = self._recover(death)
         for entry in finished or ():
@@ -95,7 +100,7 @@ class EngineSupervisor:
 
     def _start(self, requests: list[GenerationRequest]) -> None:
         self._running.update((request.request_id, request) for request in requests)
-        self._last_sign = time.monotonic()
+        self._silent_seconds = 0.0
         try:
             self._engine.submit(requests)
         except EngineDiedError:
@@ -109,11 +114,13 @@ class EngineSupervisor:
         else:
             self._is_isolating = False
 
-    def _check_silence(self, finished: list[FinishedRequest] | None) -> None:
-        now = time.monotonic()
+    def _check_silence(self, finished: list[FinishedRequest] | None, waited_seconds: float) -> None:
+        """Only time spent listening counts: the caller may have been busy storing a part."""
         if finished is not None or not self._running:
-            self._last_sign = now
-        elif now - self._last_sign >= self._hang_seconds:
+            self._silent_seconds = 0.0
+            return
+        self._silent_seconds += waited_seconds
+        if self._silent_seconds >= self._hang_seconds:
             self._engine.kill()
             raise EngineDiedError("engine_hung", f"gave no sign of life for {self._hang_seconds:g} s")
 

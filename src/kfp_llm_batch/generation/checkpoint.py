@@ -14,20 +14,17 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tenacity
 
-from kfp_llm_batch.errors import StorageError
+from kfp_llm_batch.disk import writing
 from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.manifests import StoredFile
 from kfp_llm_batch.schemas import COMPLETION_FIELDS
-from kfp_llm_batch.storage.object_store import ObjectNotFoundError, open_store
+from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, ObjectNotFoundError, ObjectStore, open_store
 
 _LOG = logging.getLogger("kfp_llm_batch")
 _COLUMNS = [column.name for column in COMPLETION_FIELDS]
 _PART_NAME = re.compile(r"part-[0-9a-f]{32}\.parquet")
-_PATIENCE_SECONDS = 300
-"""How long a store may be down before the run ends; the finished rows wait in the pod meanwhile."""
 
 
 class Checkpoint:
@@ -38,31 +35,32 @@ class Checkpoint:
     """
 
     def __init__(self, uri: str) -> None:
-        self._store = open_store(uri)
+        # Once the run goes on, finished rows wait in the pod for a store that is down.
+        self._store = open_store(uri, patience_seconds=LONG_PATIENCE_SECONDS)
         self.uri = self._store.uri
+        self._address = uri
 
     def part_names(self) -> list[str]:
-        """The parts that are there."""
-        return [entry.key for entry in self._store.list("part-") if _PART_NAME.fullmatch(entry.key)]
+        """The parts that are there, asked before the run's work: a store that does not answer is an error soon."""
+        return _part_names(open_store(self._address))
+
+    def tables(self) -> Iterator[pa.Table]:
+        """Our columns of each part that is not damaged."""
+        for name in _part_names(self._store):
+            if (table := self.read(name)) is not None:
+                yield table
 
     def save(self, path: Path, part: StoredFile) -> None:
         """Store one part.
 
         Raises:
-            StorageError: The store did not take it for five minutes.
+            StorageError: The store did not take it for five minutes, or refused.
         """
-        retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception_type(StorageError),
-            stop=tenacity.stop_after_delay(_PATIENCE_SECONDS),
-            wait=tenacity.wait_random_exponential(multiplier=1, max=30),
-            before_sleep=lambda state: _LOG.warning("A part could not be stored; trying again: %s", _failure(state)),
-            reraise=True,
-        )
-        retrying(self._store.upload, path, _part_name(part.sha256))
+        self._store.upload(path, _part_name(part.sha256))
 
     def read(self, name: str) -> pa.Table | None:
         """Our columns of one part; None if it is damaged, so that its rows are answered anew."""
-        with tempfile.TemporaryDirectory() as folder:
+        with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "part.parquet"
             try:
                 self._store.download(name, path)
@@ -77,12 +75,12 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Remove all parts."""
-        for name in self.part_names():
+        for name in _part_names(self._store):
             self._store.delete(name)
 
 
-def _failure(state: tenacity.RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
+def _part_names(store: ObjectStore) -> list[str]:
+    return [entry.key for entry in store.list("part-") if _PART_NAME.fullmatch(entry.key)]
 
 
 def _part_name(digest: str) -> str:
@@ -115,19 +113,20 @@ def _hashes(keys: list[str]) -> npt.NDArray[np.uint64]:
     return np.array([int(key[:16], 16) for key in keys], np.uint64)
 
 
-def restore(checkpoint: Checkpoint, prompts: Prompts, index: RowIndex, writer: PartWriter) -> bytearray:
+def restore(checkpoint: Checkpoint, prompts: Prompts, index: RowIndex, done: bytearray, writer: PartWriter) -> None:
     """Hand the checkpoint's answers to the writer, for every row of today's dataset that asks the same.
 
-    Returns:
-        One byte per row of the dataset: 1 where the row has its answer.
+    Args:
+        checkpoint: What an earlier attempt finished.
+        prompts: Today's dataset.
+        index: Its request keys.
+        done: By a row's number, 1 where it has its answer; is brought up to date.
+        writer: Takes the answers.
     """
-    done = bytearray(prompts.manifest.rows)
-    for name in checkpoint.part_names():
-        if (table := checkpoint.read(name)) is not None:
-            for row, completion in _answers(table, prompts, index, done):
-                writer.add(row, completion)
+    for table in checkpoint.tables():
+        for row, completion in _answers(table, prompts, index, done):
+            writer.add(row, completion)
     writer.flush()
-    return done
 
 
 def _answers(

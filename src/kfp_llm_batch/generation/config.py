@@ -15,6 +15,8 @@ from kfp_llm_batch.storage.uris import join_uri
 
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
+CONTEXT_POLICIES = ("error", "truncate_left", "truncate_right", "truncate_middle")
+SPECIAL_TOKENS = ("text", "refuse")
 
 _RESERVED_OPTIONS = frozenset({"model", "tokenizer", "revision", "tokenizer_revision", "hf_config_path", "dtype"})
 _COUNTS = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes")
@@ -27,6 +29,10 @@ class GenerationConfig:
     model_uri: str
     model_revision: str | None = None
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    context_policy: str = "error"
+    """For a prompt that does not fit into the context: one of CONTEXT_POLICIES, where the text is cut."""
+    special_tokens: str = "text"
+    """What special tokens in the dataset's texts are: plain `text`, or a fault of the row (`refuse`)."""
     engine_device: str = "auto"
     engine_dtype: str = "auto"
     engine_options: Mapping[str, Any] = field(default_factory=dict)
@@ -37,16 +43,35 @@ class GenerationConfig:
     output_overwrite: bool = False
     checkpoint_uri: str | None = None
     """Where finished rows are kept while the run goes on; None keeps them beside the output."""
+    retry_of: str | None = None
+    """Address of an earlier result, whose rows are taken over but for those of `retry_error_codes`."""
+    retry_error_codes: tuple[str, ...] = ()
+    """Error codes or statuses; none means every row that is `invalid` or `failed`."""
+    max_error_rate: float = 1.0
+    """Most rows without an answer, as a share of all rows."""
+    max_duration_seconds: int | None = None
+    """From the start of the step; the result is partial then."""
 
     def __post_init__(self) -> None:
         _one_of("engine_device", self.engine_device, DEVICES)
         _one_of("engine_dtype", self.engine_dtype, DTYPES)
+        _one_of("generation_context_policy", self.context_policy, CONTEXT_POLICIES)
+        _one_of("generation_special_tokens", self.special_tokens, SPECIAL_TOKENS)
         check_output_format(self.output_format)
+        self._check_limits()
         self._check_engine_options()
         if self.engine_device == "cuda":
             raise ConfigurationError(
                 "The installed vLLM is a CPU build", received="engine_device=cuda", allowed=["auto", "cpu"]
             )
+
+    def _check_limits(self) -> None:
+        if not 0 <= self.max_error_rate <= 1:
+            raise ConfigurationError("max_error_rate is no share", received=self.max_error_rate, allowed=["0 to 1"])
+        if self.max_duration_seconds is not None and self.max_duration_seconds < 1:
+            raise ConfigurationError("max_duration_seconds is no positive number", received=self.max_duration_seconds)
+        if self.retry_error_codes and not self.retry_of:
+            raise ConfigurationError("retry_error_codes says nothing without retry_of", remedy="Set retry_of as well.")
 
     def _check_engine_options(self) -> None:
         if reserved := sorted(_RESERVED_OPTIONS.intersection(self.engine_options)):

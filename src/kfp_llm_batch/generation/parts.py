@@ -12,22 +12,33 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kfp_llm_batch.disk import new_file
 from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.manifests import Checksum, StoredFile
-from kfp_llm_batch.schemas import COMPLETION_FIELDS, STATUSES, completions_schema
+from kfp_llm_batch.schemas import COMPLETION_FIELDS, FAULTY, STATUSES, completions_schema
 
 ROWS_PER_PART = 1000
 BYTES_PER_PART = 64 * 2**20
 """Of completions and of the source columns that go with them."""
 LOGPROB_BYTES = 48
 """One candidate token in memory."""
-SECONDS_PER_PART = 60.0
-"""A part is closed at whichever comes first; this one bounds the work that a killed pod loses."""
+MIN_SECONDS_PER_PART = 10.0
+MAX_SECONDS_PER_PART = 60.0
+"""A part is closed at whichever comes first; the time bounds the work that a killed pod loses, see `part_seconds`."""
 
 KeepPart = Callable[[Path, StoredFile], None]
+WatchRow = Callable[[dict[str, Any]], None]
 
 _OWN_NAMES = [column.name for column in COMPLETION_FIELDS]
-_FAILURES = ("invalid", "failed")
+
+
+def part_seconds(age_seconds: float) -> float:
+    """How long a part may be open: a young run loses a third of its work at most, an old one writes few small parts.
+
+    Args:
+        age_seconds: From the first row of the run to the first row of the part.
+    """
+    return min(MAX_SECONDS_PER_PART, max(MIN_SECONDS_PER_PART, age_seconds / 2))
 
 
 class PartWriter:
@@ -50,8 +61,10 @@ class PartWriter:
         self.errors: list[StoredFile] = []
         self.num_prompt_tokens = 0
         self.num_completion_tokens = 0
-        self._opened = time.monotonic()
+        self._first_row_at: float | None = None
+        self._opened = 0.0
         self._keep_part: KeepPart | None = None
+        self._watch: WatchRow | None = None
         self.keys = Checksum()
         """Of the rows taken; a finished run has the same as its prompts."""
         self.rows_by_status: Counter[str] = Counter(dict.fromkeys(STATUSES, 0))
@@ -59,22 +72,32 @@ class PartWriter:
     def keep_parts(self, keep: KeepPart) -> None:
         """From now on hand every part to `keep` as soon as it is written."""
         self._keep_part = keep
+        self._first_row_at = None  # rows until now were only taken over
+
+    def show_rows(self, watch: WatchRow) -> None:
+        """From now on show every finished row to `watch`, which may end the run by raising."""
+        self._watch = watch
 
     def add(self, row: int, completion: dict[str, Any]) -> None:
         """Take one finished row: its number in the prompts and our columns."""
-        self._opened = self._opened if self._rows else time.monotonic()
+        if not self._rows:
+            self._opened = time.monotonic()
+            self._first_row_at = self._first_row_at or self._opened
         self._rows.append((row, completion))
         self.keys.add(completion["row_id"], completion["request_key"])
         self._bytes += self._source_bytes_per_row + sum(map(_size, completion["outputs"] or ()))
         self.rows_by_status[completion["status"]] += 1
         self.num_prompt_tokens += completion["num_prompt_tokens"] or 0
         self.num_completion_tokens += completion["num_completion_tokens"]
+        if self._watch:
+            self._watch(completion)
         if len(self._rows) >= ROWS_PER_PART or self._bytes >= BYTES_PER_PART:
             self.flush()
 
     def flush_if_old(self) -> None:
         """Write the rows collected so far if the first of them has waited long."""
-        if self._rows and time.monotonic() - self._opened >= SECONDS_PER_PART:
+        age = self._opened - (self._first_row_at or self._opened)
+        if self._rows and time.monotonic() - self._opened >= part_seconds(age):
             self.flush()
 
     def flush(self) -> None:
@@ -87,7 +110,7 @@ class PartWriter:
         table = pa.Table.from_arrays([*own.columns, *source.columns], schema=self._schema)
         part = self._write(table, f"parts/part-{len(self.parts):05d}.parquet")
         self.parts.append(part)
-        failures = table.filter(pa.compute.is_in(table["status"], pa.array(_FAILURES)))
+        failures = table.filter(pa.compute.is_in(table["status"], pa.array(FAULTY)))
         if failures.num_rows:
             self.errors.append(self._write(failures, f"errors/errors-{len(self.errors):05d}.parquet"))
         self._rows, self._bytes = [], 0
@@ -95,14 +118,11 @@ class PartWriter:
             self._keep_part(self._folder / part.path, part)
 
     def _write(self, table: pa.Table, name: str) -> StoredFile:
-        path = self._folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")
-        pq.write_table(table, temporary, compression="zstd")
-        with temporary.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = temporary.stat().st_size
-        temporary.replace(path)
+        with new_file(self._folder / name) as path:
+            pq.write_table(table, path, compression="zstd")
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            size = path.stat().st_size
         return StoredFile(path=name, rows=table.num_rows, bytes=size, sha256=digest)
 
 

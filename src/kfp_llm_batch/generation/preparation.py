@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
-from kfp_llm_batch.engine.settings import JobFacts
+from kfp_llm_batch.dataset.config import is_clean_text
 from kfp_llm_batch.errors import ConfigurationError
-from kfp_llm_batch.generation.chat_tokenizer import ChatTokenizer, Message
+from kfp_llm_batch.generation.chat_tokenizer import ChatTokenizer
+from kfp_llm_batch.generation.context_policy import ContextPolicy
 from kfp_llm_batch.generation.identity import request_key, settings_digest
-from kfp_llm_batch.generation.prompts import Prompts
+from kfp_llm_batch.generation.prompts import NumberedBatch
 from kfp_llm_batch.generation.sampling import SamplingConfig, parse_row_params
-from kfp_llm_batch.manifests import Checksum
+from kfp_llm_batch.generation.special_tokens import Message, SpecialTokenError
+from kfp_llm_batch.schemas import PROMPT_TRUNCATED
+
+Fault = tuple[str, str]
+"""Code and message of why a row cannot be answered."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,43 +35,9 @@ class PreparedRow:
     """Effective parameters, `n` and the run's `seed` among them."""
     room: int = 0
     """Most tokens that the context leaves for the answer."""
-    fault: tuple[str, str] | None = None
-    """Code and message of why the row cannot be answered."""
-
-
-@dataclass(kw_only=True)
-class Preparation:
-    """Facts gathered over all rows in the first pass."""
-
-    rows: int = 0
-    requests: int = 0
-    faults: int = 0
-    longest_prompt_tokens: int = 0
-    num_prompt_tokens: int = 0
-    max_tokens: int = 0
-    keys: Checksum = field(default_factory=Checksum)
-
-    def add(self, row: PreparedRow) -> None:
-        """Count one row."""
-        self.rows += 1
-        self.keys.add(row.row_id, row.request_key)
-        if row.fault:
-            self.faults += 1
-            return
-        samples = row.sampling["n"]
-        self.requests += samples
-        self.num_prompt_tokens += len(row.token_ids) * samples
-        self.longest_prompt_tokens = max(self.longest_prompt_tokens, len(row.token_ids))
-        self.max_tokens = max(self.max_tokens, min(row.sampling["max_tokens"], row.room))
-
-    def job(self) -> JobFacts:
-        """What the engine's settings depend on."""
-        return JobFacts(
-            requests=self.requests,
-            longest_prompt_tokens=self.longest_prompt_tokens,
-            mean_prompt_tokens=self.num_prompt_tokens / max(1, self.requests),
-            max_tokens=self.max_tokens,
-        )
+    fault: Fault | None = None
+    warnings: tuple[str, ...] = ()
+    """Codes of what was done to the prompt."""
 
 
 class RowPreparer:
@@ -78,6 +49,7 @@ class RowPreparer:
         model_digest: Identity of weights and tokenizer.
         answer_settings: Engine settings that change answers.
         max_model_len: Most tokens of prompt and answer together.
+        context_policy: One of CONTEXT_POLICIES.
     """
 
     def __init__(
@@ -88,48 +60,51 @@ class RowPreparer:
         model_digest: str,
         answer_settings: dict[str, Any],
         max_model_len: int,
+        context_policy: str = "error",
     ) -> None:
         self._tokenizer = tokenizer
         self._sampling = sampling
         self._model_digest = model_digest
         self._answer_settings = answer_settings
         self._max_model_len = max_model_len
+        self._policy = ContextPolicy(name=context_policy, tokenizer=tokenizer, max_model_len=max_model_len)
         self._effective_cache: dict[str | None, tuple[dict[str, Any], bytes]] = {}
 
-    def prepare(self, prompts: Prompts) -> Iterator[list[PreparedRow]]:
-        """All rows, batch by batch in the order of the prompts."""
-        for start, batch in prompts.batches():
-            yield self._prepare_batch(start, batch)
+    def prepare(self, batches: Iterable[NumberedBatch]) -> Iterator[list[PreparedRow]]:
+        """All rows of some batches of prompts, in their order."""
+        for numbers, batch in batches:
+            yield self._prepare_batch(numbers, batch)
 
-    def _prepare_batch(self, start: int, batch: pa.RecordBatch) -> list[PreparedRow]:
+    def _prepare_batch(self, numbers: Sequence[int], batch: pa.RecordBatch) -> list[PreparedRow]:
         columns = batch.select(["row_id", "messages", "params", "fault"]).to_pydict()
-        conversations: list[list[Message]] = columns["messages"]
-        encoded = self._encode([messages for messages in conversations if messages])
-        rows = zip(columns["row_id"], conversations, columns["params"], columns["fault"], strict=True)
-        return [
-            self._prepare_row(start + offset, row_id, next(encoded) if messages else [], params, fault)
-            for offset, (row_id, messages, params, fault) in enumerate(rows)
-        ]
+        conversations = [_Conversation(messages, self._policy) for messages in columns["messages"]]
+        encoded = self._encode([conversation.messages for conversation in conversations if conversation.messages])
+        for conversation in conversations:
+            conversation.encoded = next(encoded) if conversation.messages else []
+        rows = zip(numbers, columns["row_id"], conversations, columns["params"], columns["fault"], strict=True)
+        return [self._prepare_row(*row) for row in rows]
 
-    def _encode(self, conversations: list[list[Message]]) -> Iterator[list[int] | str]:
-        """Token ids of each conversation, or what its chat template objects to."""
+    def _encode(self, conversations: list[list[Message]]) -> Iterator[list[int] | Fault]:
+        """Token ids of each conversation, or what is wrong with it."""
         try:
             yield from self._tokenizer.encode(conversations) if conversations else ()
         except Exception:  # templates raise what they like; the culprits are found one by one below
             for conversation in conversations:
                 yield self._encode_one(conversation)
 
-    def _encode_one(self, conversation: list[Message]) -> list[int] | str:
+    def _encode_one(self, conversation: list[Message]) -> list[int] | Fault:
         try:
             return self._tokenizer.encode([conversation])[0]
+        except SpecialTokenError as error:
+            return "special_token", str(error)
         except Exception as error:
-            return f"The chat template refused the messages: {error}"
+            return "bad_messages", f"The chat template refused the messages: {error}"
 
     def _prepare_row(
-        self, row: int, row_id: str, encoded: list[int] | str, params: str | None, fault: str | None
+        self, row: int, row_id: str, conversation: _Conversation, params: str | None, fault: str | None
     ) -> PreparedRow:
-        token_ids = encoded if isinstance(encoded, list) else []
-        found = self._find_fault(encoded, params, fault)
+        found = _recorded(fault) or self._find_fault(conversation, params)
+        token_ids = conversation.encoded if isinstance(conversation.encoded, list) else []
         sampling, digest = self._effective(None if found else params)
         room = self._max_model_len - len(token_ids)
         if not found and room < sampling["max_tokens"]:
@@ -142,19 +117,37 @@ class RowPreparer:
             sampling=sampling,
             room=room,
             fault=found,
+            warnings=(PROMPT_TRUNCATED,) if conversation.is_cut and not found else (),
         )
 
-    def _find_fault(self, encoded: list[int] | str, params: str | None, fault: str | None) -> tuple[str, str] | None:
-        if fault:
-            code, _, message = fault.partition(": ")
-            return code, message
-        if isinstance(encoded, str):
-            return "bad_messages", encoded
-        if len(encoded) >= self._max_model_len:
-            return (
-                "prompt_too_long",
-                f"The prompt has {len(encoded)} tokens; the model takes {self._max_model_len} with the answer.",
-            )
+    def _find_fault(self, conversation: _Conversation, params: str | None) -> Fault | None:
+        """The row's fault; on the way a prompt that is too long is cut, if that is the policy."""
+        if isinstance(conversation.encoded, tuple):
+            return conversation.encoded
+        parameters_fault = self._parameters_fault(params)
+        if not parameters_fault:
+            self._cut(conversation, self._effective(params)[0]["max_tokens"])
+        length = len(conversation.encoded)
+        if length < self._max_model_len:
+            return parameters_fault
+        message = f"The prompt has {length} tokens; the model takes {self._max_model_len} with the answer."
+        if self._policy.cuts and not parameters_fault:
+            message = f"{message} Cutting its longest message is not enough: the other messages alone fill the context."
+        return "prompt_too_long", message
+
+    def _cut(self, conversation: _Conversation, max_tokens: int) -> None:
+        assert isinstance(conversation.encoded, list)
+        if len(conversation.encoded) <= self._policy.most_prompt_tokens(max_tokens):
+            return
+        cut = self._policy.cut(conversation.messages, conversation.encoded, max_tokens, self._encode_or_none)
+        if cut is not None:
+            conversation.encoded, conversation.is_cut = cut, True
+
+    def _encode_or_none(self, conversation: list[Message]) -> list[int] | None:
+        encoded = self._encode_one(conversation)
+        return encoded if isinstance(encoded, list) else None
+
+    def _parameters_fault(self, params: str | None) -> Fault | None:
         try:
             self._effective(params)
         except ConfigurationError as error:
@@ -166,9 +159,45 @@ class RowPreparer:
         if params not in self._effective_cache:
             if len(self._effective_cache) > 1000:
                 self._effective_cache.clear()
-            sampling = self._sampling.effective(parse_row_params(params))
+            sampling = self._sampling.effective(_clean(parse_row_params(params)))
             self._effective_cache[params] = (sampling, self._digest(sampling))
         return self._effective_cache[params]
 
     def _digest(self, sampling: dict[str, Any]) -> bytes:
         return settings_digest(sampling, self._model_digest, self._answer_settings)
+
+
+class _Conversation:
+    """Messages on their way to token ids."""
+
+    def __init__(self, messages: list[Message], policy: ContextPolicy) -> None:
+        self.messages = policy.shortened(messages)
+        self.encoded: list[int] | Fault = []
+        self.is_cut = self.messages is not messages
+
+
+def _recorded(fault: str | None) -> Fault | None:
+    """The fault that the first step has found."""
+    if not fault:
+        return None
+    code, _, message = fault.partition(": ")
+    return code, message
+
+
+def _clean(params: dict[str, Any] | None) -> dict[str, Any] | None:
+    if not all(map(is_clean_text, _texts(params))):
+        raise ConfigurationError("The row's params hold a NUL or half of a surrogate pair")
+    return params
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All names and texts in a JSON value."""
+    waiting = [value]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value

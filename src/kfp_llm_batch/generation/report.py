@@ -22,6 +22,7 @@ def metrics(manifest: ResultManifest) -> dict[str, float]:
     seconds = manifest.timings_seconds.get("generate", 0.0)
     values = {
         "rows": manifest.rows_out,
+        "rows_left_out": manifest.rows_in - manifest.rows_out,
         **statuses,
         "prompt_tokens": manifest.num_prompt_tokens,
         "completion_tokens": manifest.num_completion_tokens,
@@ -36,10 +37,13 @@ def markdown_report(manifest: ResultManifest, folder: Path) -> str:
     counts = "\n".join(f"| {name} | {value:,.10g} |" for name, value in metrics(manifest).items())
     answers = "\n".join(_answer_line(row) for row in _first_rows(folder, [part.path for part in manifest.parts]))
     failures = "\n".join(_failure_line(row) for row in _first_rows(folder, [part.path for part in manifest.errors]))
-    sections = [
-        f"# Completions by {escape(str(manifest.model.get('uri')))}",
-        f"| metric | value |\n|---|---|\n{counts}",
-    ]
+    codes = "\n".join(f"| {escape(code)} | {count:,} |" for code, count in manifest.errors_by_code.items())
+    sections = [f"# Completions by {escape(str(manifest.model.get('uri')))}"]
+    if manifest.is_partial:
+        sections.append(f"**Partial: {manifest.rows_out:,} of {manifest.rows_in:,} rows; the time was over.**")
+    sections.append(f"| metric | value |\n|---|---|\n{counts}")
+    if codes:
+        sections.append(f"## Rows without an answer\n\n| code | rows |\n|---|---|\n{codes}")
     if answers:
         sections.append(f"## First answers\n\n| row | status | answer |\n|---|---|---|\n{answers}")
     if failures:

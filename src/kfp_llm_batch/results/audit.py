@@ -15,10 +15,12 @@ import pyarrow as pa
 from kfp_llm_batch.duplicates import DuplicateFinder
 from kfp_llm_batch.errors import ConfigurationError, ResultError
 from kfp_llm_batch.manifests import FILE_NAME, Checksum, ResultManifest, StoredFile
-from kfp_llm_batch.results.facts import FAULTY, RowFacts, UnreadablePartError, read_columns, read_facts
+from kfp_llm_batch.results.facts import RowFacts, UnreadablePartError, read_columns, read_facts
 from kfp_llm_batch.results.formats import OUTPUT_FORMATS
 from kfp_llm_batch.results.ownership import FOLDERS
 from kfp_llm_batch.results.publishing import read_manifest
+from kfp_llm_batch.row_log import RowLog
+from kfp_llm_batch.schemas import FAULTY
 from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store
 from kfp_llm_batch.storage.protocol import check_key
 
@@ -32,6 +34,8 @@ class AuditReport:
     uri: str
     rows: int
     """Rows that were read in the parts."""
+    rows_left_out: int = 0
+    """Rows of the dataset that a partial result lacks."""
     rows_by_status: dict[str, int]
     parts: int
     """Files under parts/ and errors/ that were read."""
@@ -45,10 +49,19 @@ class AuditReport:
     def to_text(self) -> str:
         """A few lines for people."""
         statuses = ", ".join(f"{count} {status}" for status, count in self.rows_by_status.items()) or "none"
-        verdict = "The result is whole." if self.ok else f"Problems: {len(self.problems)}"
+        verdict = self._verdict() if self.ok else f"Problems: {len(self.problems)}"
         return "\n".join(
             [self.uri, f"Rows: {self.rows} ({statuses})", f"Files read: {self.parts}", verdict]
             + [f"- {problem}" for problem in self.problems]
+        )
+
+    def _verdict(self) -> str:
+        if not self.rows_left_out:
+            return "The result is whole."
+        rows_in = self.rows + self.rows_left_out
+        return (
+            f"The result is partial: {self.rows:,} of {rows_in:,} rows were answered in time; "
+            "they are as the manifest says."
         )
 
 
@@ -74,6 +87,7 @@ class _Tally:
     """Sums over rows, of fixed size but for eight bytes a row."""
 
     statuses: Counter[str] = field(default_factory=Counter)
+    codes: Counter[str] = field(default_factory=Counter)
     num_prompt_tokens: int = 0
     num_completion_tokens: int = 0
     keys: Checksum = field(default_factory=Checksum)
@@ -87,6 +101,7 @@ class _Tally:
         self.keys.add(row.row_id, row.request_key)
         self.row_ids.add(row.row_id)
         if row.status in FAULTY:
+            self.codes[(row.error or {}).get("code", "")] += 1
             self.faulty.add(row.row_id, row.request_key, row.status, json.dumps(row.error, sort_keys=True))
 
 
@@ -97,6 +112,7 @@ class _Audit:
         self._problems: list[str] = []
         self._columns: tuple[str, pa.Schema | frozenset[str]] | None = None
         self._files = 0
+        self._progress = RowLog("Read")
         self._is_complete = True
         self._stored = {entry.key: entry.size for folder in FOLDERS for entry in store.list(folder)}
 
@@ -109,6 +125,8 @@ class _Audit:
             self._check_unlisted()
             if self._is_complete:
                 self._check_totals(parts)
+                if self._manifest.is_partial:
+                    self._check_partial()
                 self._check_errors(parts, errors)
             self._check_duplicates(parts)
         else:
@@ -116,6 +134,7 @@ class _Audit:
         return AuditReport(
             uri=self._store.uri,
             rows=parts.statuses.total(),
+            rows_left_out=max(0, self._manifest.rows_in - parts.statuses.total()) if self._manifest.is_partial else 0,
             rows_by_status=dict(sorted(parts.statuses.items())),
             parts=self._files,
             problems=tuple(self._problems),
@@ -160,6 +179,7 @@ class _Audit:
         before = tally.statuses.total()
         for row in read_facts(path, self._manifest.output_format):
             tally.add(row)
+        self._progress.log(tally.statuses.total())
         if (rows := tally.statuses.total() - before) != file.rows:
             self._problems.append(f"{file.path}: it has {rows} rows, the manifest says {file.rows}")
 
@@ -179,11 +199,12 @@ class _Audit:
     def _check_totals(self, parts: _Tally) -> None:
         manifest = self._manifest
         rows = parts.statuses.total()
+        of_all = {"dataset.rows": (manifest.dataset.get("rows"), rows), "rows_in": (manifest.rows_in, rows)}
         claims = {
-            "dataset.rows": (manifest.dataset.get("rows"), rows),
-            "rows_in": (manifest.rows_in, rows),
+            **({} if manifest.is_partial else of_all),
             "rows_out": (manifest.rows_out, rows),
             "rows_by_status": (_without_zeros(manifest.rows_by_status), dict(parts.statuses)),
+            "errors_by_code": (manifest.errors_by_code, dict(parts.codes)),
             "num_prompt_tokens": (manifest.num_prompt_tokens, parts.num_prompt_tokens),
             "num_completion_tokens": (manifest.num_completion_tokens, parts.num_completion_tokens),
             "keys_checksum": (manifest.keys_checksum, parts.keys.hexdigest()),
@@ -192,6 +213,17 @@ class _Audit:
             # 3.0 and True are equal to numbers.
             if type(claimed) is not type(found) or claimed != found:
                 self._problems.append(f"{FILE_NAME}: {name} is {claimed}, the parts hold {found}")
+
+    def _check_partial(self) -> None:
+        manifest = self._manifest
+        dataset_rows = manifest.dataset.get("rows")
+        if type(dataset_rows) is not int or dataset_rows != manifest.rows_in:
+            self._problems.append(f"{FILE_NAME}: dataset.rows is {dataset_rows}, rows_in is {manifest.rows_in}")
+        if manifest.rows_out >= manifest.rows_in:
+            self._problems.append(
+                f"{FILE_NAME}: the result is called partial, and rows_out is {manifest.rows_out}, "
+                f"rows_in {manifest.rows_in}"
+            )
 
     def _check_errors(self, parts: _Tally, errors: _Tally) -> None:
         expected = sum(parts.statuses[status] for status in FAULTY)

@@ -11,10 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kfp_llm_batch.results.formats import AUDITED, BATCH_ROWS
-from kfp_llm_batch.schemas import COMPLETION_FIELDS, STATUSES
-
-FAULTY = ("invalid", "failed")
-"""Statuses of the rows that `errors/` repeats."""
+from kfp_llm_batch.schemas import COMPLETION_FIELDS, FAULTY, STATUSES, WARNING_CODES
 
 _OWN_COLUMNS = frozenset(field.name for field in COMPLETION_FIELDS)
 
@@ -33,6 +30,7 @@ class RowFacts(NamedTuple):
     num_completion_tokens: int | None
     completion: str | None
     error: dict[str, str] | None
+    warnings: list[str] | None
 
 
 def read_facts(path: Path, output_format: str) -> Iterator[RowFacts]:
@@ -43,9 +41,10 @@ def read_facts(path: Path, output_format: str) -> Iterator[RowFacts]:
     """
     rows = _parquet_rows(path) if output_format == "parquet" else _json_rows(path, _UNPACK[output_format])
     for number, row in enumerate(rows, start=1):
-        if problem := _problem(*row):
+        facts = RowFacts(*row)
+        if problem := _problem(*facts[:-1]) or _warnings_problem(facts.warnings):
             raise UnreadablePartError(f"row {number} (counted from 1) {problem}")
-        yield RowFacts(*row)
+        yield facts
 
 
 def read_columns(path: Path, output_format: str) -> pa.Schema | frozenset[str] | None:
@@ -125,7 +124,7 @@ def _unpack_openai(row: dict[str, Any]) -> tuple[Any, ...]:
     if (row["response"] is None) == (row["error"] is None):
         raise ValueError("it needs either a response or an error")
     message = row["response"] and row["response"]["body"]["choices"][0]["message"]
-    return (row["custom_id"], *facts, message and message["content"], row["error"])
+    return (row["custom_id"], *facts, message and message["content"], row["error"], row["metadata"]["warnings"])
 
 
 _UNPACK: Mapping[str, Callable[[dict[str, Any]], tuple[Any, ...]]] = {
@@ -149,6 +148,11 @@ def _problem(
     if error is not None:
         return f"has an error, and its status is {status}"
     return "" if isinstance(text, str) else f"has no completion that is text, and its status is {status}"
+
+
+def _warnings_problem(warnings: object) -> str:
+    is_known = isinstance(warnings, list) and warnings and all(code in WARNING_CODES for code in warnings)
+    return "" if warnings is None or is_known else f"has the unknown warnings {warnings!r}"
 
 
 def _short(error: BaseException) -> str:

@@ -70,6 +70,11 @@ def read_rows(path: Path) -> Iterator[Row]:
             yield from _representable(batch).to_pylist()
 
 
+def json_rows(batch: pa.RecordBatch) -> list[Row]:
+    """The rows as who reads their JSON Lines gets them."""
+    return [json.loads(_json_line(row)) for row in _representable(batch).to_pylist()]
+
+
 def _json_line(row: Row) -> bytes:
     try:
         return (_ENCODER.encode(row) + "\n").encode()
@@ -124,7 +129,7 @@ def _converter(manifest: ResultManifest) -> Callable[[Row], Row]:
             "custom_id": row["row_id"],
             "response": body and {"status_code": 200, "request_id": key, "body": body},
             "error": None if is_answered else row["error"] or {"code": row["status"], "message": None},
-            "metadata": {name: row[name] for name in AUDITED},
+            "metadata": {name: row[name] for name in (*AUDITED, "warnings")},
         }
 
     return convert

@@ -1,0 +1,209 @@
+"""One run of the engine over the rows of a dataset, from the first pass to the manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import platform
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+
+from kfp_llm_batch.engine.messages import EngineSpecification
+from kfp_llm_batch.engine.settings import EngineSettings, choose_dtype, plan_settings
+from kfp_llm_batch.engine.supervisor import EngineSupervisor
+from kfp_llm_batch.errors import BatchError
+from kfp_llm_batch.generation.answering import ROWS_PER_WINDOW, AnswerLoop, pending_answers
+from kfp_llm_batch.generation.answers import PendingAnswer
+from kfp_llm_batch.generation.checkpoint import Checkpoint, RowIndex, restore
+from kfp_llm_batch.generation.config import GenerationConfig
+from kfp_llm_batch.generation.deadline import Deadline
+from kfp_llm_batch.generation.earlier_result import EarlierResult
+from kfp_llm_batch.generation.error_budget import ErrorBudget
+from kfp_llm_batch.generation.parts import PartWriter
+from kfp_llm_batch.generation.preparation import RowPreparer
+from kfp_llm_batch.generation.progress import ProgressReport
+from kfp_llm_batch.generation.prompts import Prompts
+from kfp_llm_batch.generation.survey import Survey, Surveyor, hashed_order
+from kfp_llm_batch.machine import Machine
+from kfp_llm_batch.manifests import ResultManifest
+from kfp_llm_batch.models.resolving import Model
+from kfp_llm_batch.termination import Termination
+
+_LOG = logging.getLogger("kfp_llm_batch")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRun:
+    """Everything that the passes over the rows share."""
+
+    config: GenerationConfig
+    prompts: Prompts
+    model: Model
+    machine: Machine
+    preparer: RowPreparer
+    writer: PartWriter
+    budget: ErrorBudget
+    deadline: Deadline
+    termination: Termination
+    earlier: EarlierResult | None
+    seconds: dict[str, float] = field(default_factory=dict)
+    """Spent in each phase."""
+    versions: dict[str, str] = field(default_factory=dict)
+
+    def survey(self, index: RowIndex | None) -> Survey:
+        """First pass: render, tokenize and check every row; keep counts, and the keys if there is an index."""
+        started = time.monotonic()
+        surveyor = Surveyor(
+            preparer=self.preparer,
+            max_error_rate=self.config.max_error_rate,
+            earlier=self.earlier,
+            index=index,
+            check=self.termination.check,
+        )
+        survey = surveyor.run(self.prompts)
+        _LOG.info(
+            "%d rows, %d requests, %d rows invalid; prompts of %.0f tokens on average, %d at most.",
+            survey.rows,
+            survey.requests,
+            survey.faults,
+            survey.job().mean_prompt_tokens,
+            survey.longest_prompt_tokens,
+        )
+        self._lap("prepare", started)
+        return survey
+
+    def take_over(self, survey: Survey, checkpoint: Checkpoint | None, index: RowIndex | None) -> None:
+        """Write the rows that have their answer from an earlier result or from the checkpoint."""
+        self.writer.show_rows(self.budget.count)
+        if self.earlier:
+            for row, completion in self.earlier.completions():
+                self.writer.add(row, completion)
+            self.writer.flush()
+            _LOG.info("%d rows are taken over from %s.", survey.done.count(1), self.earlier.uri)
+        if checkpoint and index:
+            before = survey.done.count(1)
+            restore(checkpoint, self.prompts, index, survey.done, self.writer)
+            _LOG.info("%d rows have their answer from the checkpoint.", survey.done.count(1) - before)
+        if checkpoint:
+            self.writer.keep_parts(checkpoint.save)
+
+    def answer(self, survey: Survey) -> ResultManifest:
+        """Second pass: generate what is not done, and account for every row."""
+        dtype = choose_dtype(self.config.engine_dtype, self.model.facts)
+        settings = plan_settings(self.machine, self.model.facts, survey.job(), dtype, self.config.engine_options)
+        with _keeping_finished_rows(self.writer):
+            answers = self._pending_answers(survey)
+            if rows := survey.rows - survey.faults - survey.done.count(1):
+                self._generate(settings, answers, rows)
+            else:
+                deque(answers, maxlen=0)  # only invalid rows are left, which go to the writer by themselves
+            self.writer.flush()
+            if rows and not self.writer.keys.count:
+                self.deadline.check_before_first_answer()
+            self.budget.check_finished(self.writer.keys.count)
+        return self._manifest(survey, settings)
+
+    def _pending_answers(self, survey: Survey) -> Iterator[PendingAnswer]:
+        if not self.deadline.is_set:
+            return pending_answers(
+                self.preparer.prepare(self.prompts.batches()), self.writer, survey.done, ROWS_PER_WINDOW
+            )
+        # Ordered for the engine, long prompts would be first, and the part answered no fair sample.
+        batches = self.prompts.batches_in(hashed_order(self.prompts))
+        return pending_answers(self.preparer.prepare(batches), self.writer, survey.done, rows_per_window=1)
+
+    def _generate(self, settings: EngineSettings, answers: Iterator[PendingAnswer], rows: int) -> None:
+        specification = EngineSpecification(
+            kind=self.model.engine, model_path=str(self.model.folder), arguments=settings.argument_values()
+        )
+        environment, started = settings.environment_values(), time.monotonic()
+        _LOG.info("Loading the model with %s threads.", environment["OMP_NUM_THREADS"])
+        with EngineSupervisor(specification, environment, self.termination.check) as engine:
+            ready = engine.wait_until_ready()
+            self.versions.update(ready.versions)
+            self._lap("load", started)
+            _LOG.info("The engine is ready after %.1f s.", ready.load_seconds)
+            self.deadline.check_before_first_answer()
+            started = time.monotonic()
+            with ProgressReport(rows) as progress:
+                loop = AnswerLoop(
+                    engine=engine,
+                    writer=self.writer,
+                    progress=progress,
+                    max_in_flight=2 * settings.argument_values()["max_num_seqs"],
+                    deadline=self.deadline,
+                )
+                loop.run(answers)
+            self._lap("generate", started)
+            if self.deadline.is_within(0):
+                engine.kill()
+        if engine.restarts:
+            self.seconds["engine_restarts"] = round(engine.seconds_lost, 3)
+            _LOG.warning("The engine was restarted %d times; %.0f s were lost.", engine.restarts, engine.seconds_lost)
+
+    def _lap(self, phase: str, started: float) -> None:
+        self.seconds[phase] = round(time.monotonic() - started, 3)
+
+    def _is_partial(self, survey: Survey) -> bool:
+        """Whether the deadline left rows out; rows lost in any other way are a defect."""
+        writer = self.writer
+        if writer.keys.count < survey.rows and self.deadline.is_set:
+            _LOG.warning(
+                "The time was over: %d of %d rows are answered. The same run again goes on.",
+                writer.keys.count,
+                survey.rows,
+            )
+            return True
+        if writer.keys.hexdigest() != survey.keys.hexdigest():
+            raise BatchError("The finished rows are not those of the prompts: a defect; nothing is published")
+        return False
+
+    def _manifest(self, survey: Survey, settings: EngineSettings) -> ResultManifest:
+        source, writer = self.prompts.manifest, self.writer
+        return ResultManifest(
+            created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+            output_format="parquet",
+            rows_in=survey.rows,
+            rows_out=sum(part.rows for part in writer.parts),
+            rows_by_status=dict(writer.rows_by_status),
+            errors_by_code=dict(self.budget.codes),
+            num_prompt_tokens=writer.num_prompt_tokens,
+            num_completion_tokens=writer.num_completion_tokens,
+            keys_checksum=writer.keys.hexdigest(),
+            is_partial=self._is_partial(survey),
+            parts=tuple(writer.parts),
+            errors=tuple(writer.errors),
+            dataset={
+                "fingerprint": source.fingerprint,
+                "rows": source.rows,
+                "uri": source.source_uri,
+                "revision": source.source_revision,
+                "parameters": source.parameters,
+            },
+            model={"uri": self.model.uri, "revision": self.model.revision, "digest": self.model.digest},
+            sampling=dataclasses.asdict(self.config.sampling),
+            engine=settings.as_dict(),
+            versions={
+                "kfp-llm-batch": version("kfp-llm-batch"),
+                "python": platform.python_version(),
+                **self.versions,
+            },
+            machine=dataclasses.asdict(self.machine),
+            retry_of={"uri": self.earlier.uri, "rows": self.earlier.rows} if self.earlier else {},
+            timings_seconds=self.seconds,
+        )
+
+
+@contextlib.contextmanager
+def _keeping_finished_rows(writer: PartWriter) -> Iterator[None]:
+    """When the run ends early, write the rows that are finished, so that the next run has them."""
+    try:
+        yield
+    except BatchError:
+        writer.flush()
+        raise
