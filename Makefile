@@ -15,9 +15,9 @@ help: ## Show the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 .PHONY: install
-install: .venv/.installed ## Create .venv with everything, from exact locks, CPU only
+install: .venv/.package ## Create .venv with everything, from exact locks, CPU only
 
-.venv/.installed: $(LOCKS) pyproject.toml .ci/install-system-packages
+.venv/.installed: $(LOCKS) .ci/install-system-packages
 	@PYTHON=$(PYTHON) .ci/install-system-packages
 	@echo "Creating .venv with $$($(PYTHON) --version); about 2 GB of packages, a few minutes the first time."
 	@rm -rf .venv && $(PYTHON) -m venv .venv
@@ -28,6 +28,9 @@ install: .venv/.installed ## Create .venv with everything, from exact locks, CPU
 	@echo "[3/4] torch for CPU, where pip finds it or else from PyTorch's own index, which uv knows"
 	@.ci/install-lock images/vllm-cpu/torch.lock 2>/dev/null || \
 	    $(BIN)/uv pip install --python .venv --no-deps --torch-backend cpu -r images/vllm-cpu/torch.lock
+	@touch $@
+
+.venv/.package: .venv/.installed pyproject.toml
 	@echo "[4/4] kfp-llm-batch itself"
 	@$(BIN)/python -m pip install -qq --no-deps --no-build-isolation -e .
 	@touch $@
@@ -40,6 +43,14 @@ demo: install ## Run the main job: dataset, vLLM on CPU, object store, audited r
 .PHONY: test
 test: install ## Run the tests, real vLLM and real object stores among them
 	@$(BIN)/python -m pytest $(PYTEST_OPTIONS)
+
+.PHONY: test-endurance
+test-endurance: install ## Run the tests that take long: a real run ended twenty times
+	@$(BIN)/python -m pytest -m endurance -s $(PYTEST_OPTIONS)
+
+.PHONY: bench
+bench: install ## Compare with vLLM, transformers, OpenVINO, llama.cpp and Ray on the same rows; takes hours
+	@$(BIN)/python -m benchmarks.compare $(BENCH_OPTIONS)
 
 .PHONY: check
 check: install ## Lint, type-check, compare what is generated

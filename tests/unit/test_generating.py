@@ -104,7 +104,7 @@ def test_a_dataset_without_any_answerable_row_is_an_error(make_prompts, tmp_path
     prompts = make_prompts([{"question": TOO_LONG}, {"question": TOO_LONG}])
     with pytest.raises(
         DataError,
-        match=r"2 of 2 rows have no answer \(max_error_rate is 1\): 2 prompt_too_long, the first row '0': The prompt has",
+        match=r"2 of 2 rows have no answer \(max_error_rate is 1\): 2 prompt_too_long, the first row '0': The",
     ):
         run(prompts, tmp_path / "result")
     assert not (tmp_path / "result/manifest.json").exists()
