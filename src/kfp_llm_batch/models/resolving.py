@@ -14,8 +14,11 @@ from typing import Any
 
 from kfp_llm_batch.engine import echo
 from kfp_llm_batch.errors import ConfigurationError, StorageError
+from kfp_llm_batch.machine import read_machine
+from kfp_llm_batch.manifests import FILE_NAME
 from kfp_llm_batch.models.cache import cached_folder, file_digests
 from kfp_llm_batch.models.gguf_conversion import convert_gguf
+from kfp_llm_batch.models.quantized_formats import check_quantized_formats, quantized_formats
 from kfp_llm_batch.storage.object_store import open_store
 from kfp_llm_batch.storage.uris import redact, split_uri
 
@@ -55,20 +58,24 @@ class Model:
     digest: str
     """SHA-256 over the names and contents of weights, configuration, tokenizer and chat template."""
     facts: ModelFacts
+    quantized_formats: tuple[str, ...] = ()
+    """How the weights are quantized; none if they are plain."""
 
 
 def resolve_model(uri: str, revision: str | None = None) -> Model:
     """Find, fetch or convert the model that `uri` names.
 
     Raises:
-        ConfigurationError: There is no such model, or it has no safetensors.
+        ConfigurationError: There is no such model, it has no safetensors, or no kernel here takes its weights.
         StorageError: The store or hub that holds it does not answer.
     """
     scheme, rest = ("echo", "") if uri == "echo://" else split_uri(uri, _SCHEMES)
     if scheme == "echo":
         return _echo_model()
     folder, found_revision = _local_folder(scheme, rest, uri, revision)
-    names = _files_in_use((path.name for path in folder.glob("*")), uri)
+    names = files_in_use((path.name for path in folder.glob("*")), uri)
+    formats = quantized_formats(folder)
+    check_quantized_formats(formats, read_machine().instruction_set, redact(uri))
     digests = json.dumps(file_digests(folder, names), sort_keys=True)
     return Model(
         uri=redact(uri),
@@ -77,6 +84,7 @@ def resolve_model(uri: str, revision: str | None = None) -> Model:
         revision=found_revision,
         digest=hashlib.sha256(digests.encode()).hexdigest(),
         facts=_read_facts(folder),
+        quantized_formats=formats,
     )
 
 
@@ -140,7 +148,7 @@ def _converted(gguf: Path) -> Path:
 def _from_store(uri: str) -> Path:
     store = open_store(uri)
     objects = {entry.key: entry for entry in store.list()}
-    names = _files_in_use(objects, uri)
+    names = files_in_use(objects, uri)
     listing = json.dumps([uri, [[name, objects[name].size, objects[name].version] for name in names]])
 
     def make(folder: Path) -> None:
@@ -172,9 +180,10 @@ def _from_hub(name: str, revision: str | None) -> Path:
         ) from error
 
 
-def _files_in_use(names: Iterable[str], uri: str) -> list[str]:
+def files_in_use(names: Iterable[str], uri: str) -> list[str]:
     """The files of a model's folder that are loaded; a folder without configuration or safe weights is an error."""
-    names = sorted(name for name in names if not name.startswith("."))
+    # A manifest, which quantize_model writes, tells of the model and is no part of it.
+    names = sorted(name for name in names if not name.startswith(".") and name != FILE_NAME)
     if "config.json" not in names:
         raise ConfigurationError("The model's folder holds no config.json", received=redact(uri), remedy=_what_serves())
     if fnmatch.filter(names, "*.safetensors"):

@@ -1,0 +1,1 @@
+"""A smaller checkpoint from a plain one, and what the rounding costs."""

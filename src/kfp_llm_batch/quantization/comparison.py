@@ -1,0 +1,164 @@
+"""Two models on the same held-out prompts: what they answer, how well they predict the prompts, and how fast."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kfp_llm_batch.engine.messages import EngineSpecification, FinishedRequest, GenerationRequest
+from kfp_llm_batch.engine.settings import JobFacts, choose_dtype, plan_settings
+from kfp_llm_batch.engine.supervisor import EngineSupervisor
+from kfp_llm_batch.errors import EngineError
+from kfp_llm_batch.generation.preparation import PreparedRow
+from kfp_llm_batch.machine import Machine
+from kfp_llm_batch.models.resolving import Model
+
+# The logits of all prompt tokens of a step are held at once, in bfloat16 and twice in float32.
+SCORED_TOKENS_PER_STEP = 512
+_BYTES_PER_LOGIT = 10
+_LARGEST_EXPONENT = 700.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What one model did with the prompts."""
+
+    answers: tuple[str, ...]
+    completion_tokens: int
+    seconds: float
+    """For the answers, the model being loaded and warm."""
+    prompt_logprob: float
+    """Sum over all predicted prompt tokens."""
+    prompt_tokens: int
+    """How many were predicted: all but the first of each prompt."""
+    weight_bytes: int
+
+    @property
+    def perplexity(self) -> float:
+        """Of the prompts; lower is better, and only its change means something."""
+        return math.exp(min(-self.prompt_logprob / max(1, self.prompt_tokens), _LARGEST_EXPONENT))
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens."""
+        return self.completion_tokens / self.seconds if self.seconds else 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The quantized model against the original."""
+
+    rows: int
+    exact_agreement: float
+    """Share of rows with the same answer."""
+    common_prefix_share: float
+    """How much of the longer answer both begin with, on average; in characters."""
+    perplexity_original: float
+    perplexity_quantized: float
+    perplexity_change: float
+    """As a share of the original's."""
+    weight_bytes_original: int
+    weight_bytes_quantized: int
+    size_ratio: float
+    tokens_per_second_original: float
+    tokens_per_second_quantized: float
+    speed_ratio: float
+
+
+def compare(original: Measurement, quantized: Measurement) -> Comparison:
+    """Put two measurements of the same rows side by side."""
+    pairs = list(zip(original.answers, quantized.answers, strict=True))
+    return Comparison(
+        rows=len(pairs),
+        exact_agreement=sum(one == other for one, other in pairs) / len(pairs),
+        common_prefix_share=sum(_common_share(*pair) for pair in pairs) / len(pairs),
+        perplexity_original=original.perplexity,
+        perplexity_quantized=quantized.perplexity,
+        perplexity_change=quantized.perplexity / original.perplexity - 1,
+        weight_bytes_original=original.weight_bytes,
+        weight_bytes_quantized=quantized.weight_bytes,
+        size_ratio=quantized.weight_bytes / original.weight_bytes,
+        tokens_per_second_original=original.tokens_per_second,
+        tokens_per_second_quantized=quantized.tokens_per_second,
+        speed_ratio=_ratio(quantized.tokens_per_second, original.tokens_per_second),
+    )
+
+
+def measure(model: Model, rows: Sequence[PreparedRow], max_tokens: int, machine: Machine) -> Measurement:
+    """Let a model score every prompt, then answer it greedily, in an engine of its own.
+
+    Args:
+        model: Its tokenizer must be the one that prepared the rows.
+        rows: Without faults.
+        max_tokens: Most tokens of an answer.
+        machine: What the engine may use.
+
+    Raises:
+        EngineError: The engine does not start, or does not answer every prompt.
+    """
+    scoring = [_request(row, {"max_tokens": 1, "prompt_logprobs": 0}) for row in rows]
+    answering = [_request(row, {"max_tokens": min(max_tokens, row.room)}) for row in rows]
+    with _engine(model, rows, max_tokens, machine) as engine:
+        engine.wait_until_ready()
+        scored = _finish(engine, scoring)  # first, so that the kernels are warm when time is taken
+        started = time.monotonic()
+        answered = _finish(engine, answering)
+        seconds = time.monotonic() - started
+    outputs = [finished.output for finished in answered if finished.output]
+    return Measurement(
+        answers=tuple(output.text for output in outputs),
+        completion_tokens=sum(output.num_tokens for output in outputs),
+        seconds=seconds,
+        prompt_logprob=sum(finished.prompt_logprob or 0.0 for finished in scored),
+        prompt_tokens=sum(len(row.token_ids) - 1 for row in rows),
+        weight_bytes=model.facts.weight_bytes,
+    )
+
+
+def _request(row: PreparedRow, sampling: dict[str, Any]) -> GenerationRequest:
+    return GenerationRequest(request_id=row.row, token_ids=row.token_ids, sampling={"temperature": 0.0, **sampling})
+
+
+def _engine(model: Model, rows: Sequence[PreparedRow], max_tokens: int, machine: Machine) -> EngineSupervisor:
+    lengths = [len(row.token_ids) for row in rows]
+    job = JobFacts(
+        requests=len(rows),
+        longest_prompt_tokens=max(lengths),
+        mean_prompt_tokens=sum(lengths) / len(lengths),
+        max_tokens=max_tokens,
+    )
+    scores = SCORED_TOKENS_PER_STEP * model.facts.vocab_size * _BYTES_PER_LOGIT
+    left = dataclasses.replace(machine, memory_available_bytes=max(0, machine.memory_available_bytes - scores))
+    # A cached prompt would be neither scored nor part of the time.
+    options = {"max_num_batched_tokens": SCORED_TOKENS_PER_STEP, "enable_prefix_caching": False}
+    settings = plan_settings(left, model.facts, job, choose_dtype("auto", model.facts), options)
+    specification = EngineSpecification(
+        kind=model.engine, model_path=str(model.folder), arguments=settings.argument_values()
+    )
+    return EngineSupervisor(specification, settings.environment_values())
+
+
+def _finish(engine: EngineSupervisor, requests: list[GenerationRequest]) -> list[FinishedRequest]:
+    """All outcomes in the order of the requests; a comparison with rows missing would be none."""
+    engine.submit(requests)
+    outcomes: dict[int, FinishedRequest] = {}
+    while len(outcomes) < len(requests):
+        outcomes.update((finished.request_id, finished) for finished in engine.receive(timeout_seconds=1.0))
+    if refusal := next((outcome.refusal for outcome in outcomes.values() if outcome.output is None), None):
+        raise EngineError(f"The engine did not answer a held-out prompt: {refusal}")
+    return [outcomes[request.request_id] for request in requests]
+
+
+def _common_share(one: str, other: str) -> float:
+    longer = max(len(one), len(other))
+    pairs = zip(one, other, strict=False)
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)) / longer if longer else 1.0
+
+
+def _ratio(value: float, base: float) -> float:
+    return value / base if base else 0.0

@@ -1,0 +1,123 @@
+"""Rounds the weights of a checkpoint: `python -m kfp_llm_batch.quantization.weights SOURCE FOLDER SCHEME`.
+
+Runs in a process of its own, so that torch and the weights leave memory with it. What it did is the last line of its
+output, a JSON object; an error of ours is the last line of its log, and its exit code says which.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from compressed_tensors.compressors import BaseCompressor
+from compressed_tensors.quantization import QuantizationConfig, QuantizationScheme, preset_name_to_scheme
+from compressed_tensors.quantization.utils import calculate_qparams
+from safetensors import SafetensorError, safe_open
+
+from kfp_llm_batch.disk import new_file
+from kfp_llm_batch.errors import BatchError, ConfigurationError
+from kfp_llm_batch.quantization.layers import LayerPlan, linear_shapes, plan_layers
+from kfp_llm_batch.quantization.shards import INDEX, SHARD_BYTES, ShardWriter
+
+_PRESETS = {"w8a8_int8": ("W8A8", "int-quantized"), "w4a16": ("W4A16", "pack-quantized")}
+"""Names of compressed-tensors: the scheme, and its layout on disk."""
+# vLLM keeps the scales of int8 as float32, those of 4 bits in the type of the activations.
+_SCALE_TYPES = {"w8a8_int8": torch.float32, "w4a16": torch.bfloat16}
+
+
+def quantize_weights(source: Path, folder: Path, scheme: str, shard_bytes: int = SHARD_BYTES) -> LayerPlan:
+    """Write the checkpoint's weights, index and config.json into `folder`, rounded to nearest, tensor by tensor.
+
+    Raises:
+        ConfigurationError: The checkpoint's layers are not those of its configuration, or cannot be quantized.
+    """
+    shapes = linear_shapes(source)
+    plan = plan_layers(shapes, scheme)
+    arguments = _scheme(scheme, plan)
+    writer, waiting = ShardWriter(folder, shard_bytes), set(plan.quantized)
+    for name, tensor in _tensors(source):
+        layer, _, kind = name.rpartition(".")
+        if kind != "weight" or layer not in waiting:
+            writer.add(name, tensor)
+            continue
+        waiting.remove(layer)
+        for part, value in _rounded(layer, tensor, arguments, scheme).items():
+            writer.add(f"{layer}.{part}", value)
+    if waiting:
+        raise ConfigurationError(
+            f"The checkpoint names its weights unlike the model that its config.json describes: {len(waiting)} layers "
+            f"such as {min(waiting)} are missing",
+            remedy="Load it with transformers and save it again with save_pretrained.",
+        )
+    writer.finish()
+    _write_config(source, folder, arguments, scheme, plan)
+    return plan
+
+
+def _scheme(scheme: str, plan: LayerPlan) -> QuantizationScheme:
+    arguments = preset_name_to_scheme(_PRESETS[scheme][0], ["Linear"])
+    assert arguments.weights is not None
+    if plan.group_size:
+        arguments.weights.group_size = plan.group_size
+    return arguments
+
+
+def _tensors(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
+    index = source / INDEX
+    if index.is_file():
+        files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+    else:
+        files = sorted(path.name for path in source.glob("*.safetensors"))
+    for file in files:
+        try:
+            with safe_open(source / file, "pt") as weights:
+                for name in weights.keys():  # noqa: SIM118 - no mapping, it cannot be iterated
+                    yield name, weights.get_tensor(name)
+        except (SafetensorError, FileNotFoundError) as error:
+            raise ConfigurationError(f"The weights cannot be read: {error}", received=file) from error
+
+
+def _rounded(layer: str, weight: torch.Tensor, scheme: QuantizationScheme, name: str) -> dict[str, torch.Tensor]:
+    """The layer's tensors by their names in compressed-tensors."""
+    assert scheme.weights is not None
+    values = weight.float()
+    groups = values.shape[1] // (scheme.weights.group_size or values.shape[1])
+    low, high = torch.aminmax(values.unflatten(1, (groups, -1)), dim=-1)
+    if not torch.isfinite(high - low).all():
+        raise ConfigurationError("A layer holds numbers that are not finite", received=layer)
+    scale, zero_point = calculate_qparams(low, high, scheme.weights)
+    state = {"weight": values, "weight_scale": scale.to(_SCALE_TYPES[name]), "weight_zero_point": zero_point}
+    compressor = BaseCompressor.get_value_from_registry(_PRESETS[name][1])
+    rounded: dict[str, torch.Tensor] = compressor.compress(state, scheme)
+    return rounded
+
+
+def _write_config(source: Path, folder: Path, arguments: QuantizationScheme, scheme: str, plan: LayerPlan) -> None:
+    declared: dict[str, Any] = QuantizationConfig(
+        config_groups={"group_0": arguments},
+        format=_PRESETS[scheme][1],
+        quantization_status="compressed",
+        ignore=list(plan.left),
+    ).model_dump(mode="json")
+    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    with new_file(folder / "config.json") as path:
+        path.write_text(json.dumps({**config, "quantization_config": declared}, indent=2) + "\n", encoding="utf-8")
+
+
+def main() -> None:
+    """Quantize what the arguments name."""
+    source, folder, scheme = sys.argv[1:]
+    try:
+        plan = quantize_weights(Path(source), Path(folder), scheme)
+    except BatchError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+    print(json.dumps({"quantized": plan.quantized, "left": plan.left, "group_size": plan.group_size}))
+
+
+if __name__ == "__main__":
+    main()
