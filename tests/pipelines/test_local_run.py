@@ -77,19 +77,15 @@ def test_a_run_to_every_kind_of_store(dataset, store_uri, tmp_path):
     assert "The result is whole." in verified.stdout
 
 
-@pytest.mark.parametrize("output_format", ["jsonl", "openai"])
-def test_a_second_run_reuses_the_result_in_every_format(dataset, tmp_path, output_format):
-    job = echo_job(dataset, tmp_path / "output", output_format=output_format)
+def test_a_second_run_reuses_the_result_in_another_format(dataset, tmp_path):
+    job = echo_job(dataset, tmp_path / "output", output_format="openai")
     for log in ("20 of 20 rows", "nothing is generated"):
         finished = run(**job)
         assert finished.returncode == 0, finished.stderr
         assert log in finished.stderr
         assert command_line("verify", str(tmp_path / "output")).returncode == 0
     rows = stored_rows(str(tmp_path / "output"), tmp_path)
-    answers = [
-        row["response"]["body"]["choices"][0]["message"]["content"] if output_format == "openai" else row["completion"]
-        for row in rows
-    ]
+    answers = [row["response"]["body"]["choices"][0]["message"]["content"] for row in rows]
     assert sorted(answers) == sorted(row["question"] for row in ROWS)
 
 

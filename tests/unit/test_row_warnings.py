@@ -59,6 +59,7 @@ def test_every_row_has_its_warnings(prompts, tmp_path):
 def test_they_come_back_from_a_checkpoint(prompts, tmp_path, caplog):
     checkpoint = str(tmp_path / "checkpoint")
     run(prompts, tmp_path / "first", checkpoint_uri=checkpoint)
+    caplog.clear()
     with caplog.at_level("INFO"):
         second = run(prompts, tmp_path / "second", checkpoint_uri=checkpoint)
     assert "The engine is ready" not in caplog.text
