@@ -35,6 +35,7 @@ def generate_completions(
     max_error_rate: float = 1.0,
     max_duration_seconds: int = 0,
     storage_endpoint: str = "",
+    engine_cache: dsl.Input[dsl.Artifact] = None,
 ) -> None:
     """Answer every prompt with vLLM and write the completions as Parquet.
 
@@ -67,6 +68,7 @@ def generate_completions(
         max_error_rate: Share of rows that may stay without an answer; past it the step fails early.
         max_duration_seconds: Ends the step in time with a partial result; 0 sets no limit.
         storage_endpoint: Address of the S3 store, when it is not AWS.
+        engine_cache: What warm_engine compiled.
     """
     from pathlib import Path
 
@@ -103,6 +105,7 @@ def generate_completions(
             retry_error_codes=tuple(retry_error_codes),
             max_error_rate=max_error_rate,
             max_duration_seconds=max_duration_seconds or None,
+            engine_cache=Path(engine_cache.path) if engine_cache else None,
         )
         manifest = generating.generate(config, Path(prompts.path), Path(completions.path))
         for name, value in reports.metrics(manifest).items():

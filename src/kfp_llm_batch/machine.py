@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import platform
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +48,15 @@ class Machine:
     shared_memory_bytes: int
     cache_folder: str
     """Can be written."""
+    instruction_digest: str = ""
+    """Of all features that the processor names; compiled code is for exactly these."""
+    has_compiler: bool = False
+    """Whether there is a C++ compiler, without which nothing new can be compiled."""
+
+    @property
+    def engine_cache(self) -> str:
+        """Folder for what the engine compiles and looks up."""
+        return f"{self.cache_folder}/engine-{self.instruction_digest}"
 
     @property
     def usable_cpus(self) -> int:
@@ -74,6 +85,8 @@ def read_machine(root: Path = Path("/"), allowed_cpus: frozenset[int] | None = N
         memory_available_bytes=available,
         shared_memory_bytes=_free_bytes(root / "dev/shm"),
         cache_folder=str(cache_folder()),
+        instruction_digest=hashlib.sha256(" ".join(sorted(_features(cpuinfo))).encode()).hexdigest()[:12],
+        has_compiler=shutil.which("g++") is not None,
     )
 
 
@@ -90,8 +103,12 @@ def _field(text: str, name: str) -> str:
 
 
 def _instruction_set(cpuinfo: str) -> str:
-    flags = set((_field(cpuinfo, "flags") or _field(cpuinfo, "Features")).split())
-    return next((name for flag, name in (*_X86_LEVELS, *_ARM_LEVELS) if flag in flags), "generic")
+    features = _features(cpuinfo)
+    return next((name for flag, name in (*_X86_LEVELS, *_ARM_LEVELS) if flag in features), "generic")
+
+
+def _features(cpuinfo: str) -> set[str]:
+    return set((_field(cpuinfo, "flags") or _field(cpuinfo, "Features")).split())
 
 
 def _physical_cores(root: Path, cpus: tuple[int, ...]) -> int:

@@ -13,7 +13,7 @@ from kfp_llm_batch.engine.messages import EngineSpecification, GenerationOutput,
 from kfp_llm_batch.engine.process import EngineProcess
 from kfp_llm_batch.errors import EngineError
 
-ECHO = EngineSpecification(kind="echo", model_path="")
+NOTHING = EngineSpecification(model_path="")
 
 
 def request(number: int, text: bytes = b"hello", max_tokens: int = 100_000) -> GenerationRequest:
@@ -29,8 +29,8 @@ def child_of_this_process() -> int:
 
 @pytest.fixture
 def engine() -> Iterator[EngineProcess]:
-    with EngineProcess(ECHO, {}) as process:
-        process.wait_until_ready()
+    with EngineProcess("echo", {}) as process:
+        process.load(NOTHING)
         yield process
 
 
@@ -117,10 +117,10 @@ def test_an_engine_that_cannot_be_imported_says_why(tmp_path):
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm/__init__.py").write_text("raise ImportError('libnuma.so.1 is missing')")
     with (
-        EngineProcess(EngineSpecification(kind="vllm", model_path=""), {"PYTHONPATH": str(tmp_path)}) as engine,
+        EngineProcess("vllm", {"PYTHONPATH": str(tmp_path)}) as engine,
         pytest.raises(EngineError, match=r"failed: ImportError: libnuma.so.1 is missing") as caught,
     ):
-        engine.wait_until_ready()
+        engine.load(NOTHING)
     assert "The end of its log:" in str(caught.value)
     assert str(tmp_path / "vllm/__init__.py") in str(caught.value)
 
@@ -129,22 +129,22 @@ def test_an_engine_that_ends_before_it_speaks(tmp_path):
     (tmp_path / "vllm").mkdir()
     (tmp_path / "vllm/__init__.py").write_text("import os\nprint('gave up', flush=True)\nos._exit(7)")
     with (
-        EngineProcess(EngineSpecification(kind="vllm", model_path=""), {"PYTHONPATH": str(tmp_path)}) as engine,
+        EngineProcess("vllm", {"PYTHONPATH": str(tmp_path)}) as engine,
         pytest.raises(EngineError, match=r"exited with code 7.*The end of its log:\ngave up"),
     ):
-        engine.wait_until_ready()
+        engine.load(NOTHING)
 
 
 def test_variables_are_there_before_the_interpreter_starts():
-    with EngineProcess(ECHO, {"OMP_NUM_THREADS": "3"}) as engine:
-        engine.wait_until_ready()
+    with EngineProcess("echo", {"OMP_NUM_THREADS": "3"}) as engine:
+        engine.load(NOTHING)
         pid = child_of_this_process()
         assert b"OMP_NUM_THREADS=3" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 def test_leaving_ends_the_engine():
-    with EngineProcess(ECHO, {}) as engine:
-        engine.wait_until_ready()
+    with EngineProcess("echo", {}) as engine:
+        engine.load(NOTHING)
         pid = child_of_this_process()
         started = time.monotonic()
     assert is_gone(pid, within_seconds=0)
@@ -152,8 +152,8 @@ def test_leaving_ends_the_engine():
 
 
 def test_leaving_ends_a_busy_engine():
-    with EngineProcess(ECHO, {}) as engine:
-        engine.wait_until_ready()
+    with EngineProcess("echo", {}) as engine:
+        engine.load(NOTHING)
         pid = child_of_this_process()
         engine.submit([request(number, b"x" * 10_000) for number in range(2_000)])
     assert is_gone(pid, within_seconds=0)
@@ -168,10 +168,10 @@ from kfp_llm_batch.engine.process import EngineProcess
 
 what, sign, modules = sys.argv[1:]
 kind = "vllm" if what == "loads" else "echo"
-with EngineProcess(EngineSpecification(kind=kind, model_path=""), {"PYTHONPATH": modules}) as engine:
+with EngineProcess(kind, {"PYTHONPATH": modules}) as engine:
     print(Path("/proc/thread-self/children").read_text().split()[0], flush=True)
     if what in ("waits", "hangs"):
-        engine.wait_until_ready()
+        engine.load(EngineSpecification(model_path=""))
     if what == "hangs":
         tokens = [echo.START_OF_MESSAGE, echo.END_OF_ROLE, echo.END_OF_PROMPT]
         engine.submit([GenerationRequest(request_id=1, token_ids=tokens, sampling={"max_tokens": 1})])

@@ -8,7 +8,7 @@ from kfp_llm_batch.engine.supervisor import EngineSupervisor
 from kfp_llm_batch.errors import EngineError
 from kfp_llm_batch.generation.chat_tokenizer import EchoTokenizer
 
-ECHO = EngineSpecification(kind="echo", model_path="")
+NOTHING = EngineSpecification(model_path="")
 POISON, SLOW = list(b"poison"), list(b"sleepy")
 
 
@@ -34,8 +34,8 @@ def answer_all(engine: EngineSupervisor, texts: list[str]) -> dict[int, Finished
 
 
 def test_without_a_fault_nothing_is_restarted():
-    with EngineSupervisor(ECHO, {}) as engine:
-        engine.wait_until_ready()
+    with EngineSupervisor("echo", {}) as engine:
+        engine.load(NOTHING)
         answers = answer_all(engine, [f"text {number}" for number in range(50)])
     assert engine.restarts == 0
     texts = [output.text for number in range(50) if (output := answers[number].output)]
@@ -47,8 +47,8 @@ def test_without_a_fault_nothing_is_restarted():
 def test_the_request_that_kills_is_found_and_the_others_answered(fault, code, place):
     texts = [f"text {number}" for number in range(50)]
     texts[place] = "some poison here"
-    with EngineSupervisor(ECHO, {faults.VARIABLE: json.dumps({fault: [POISON]})}) as engine:
-        engine.wait_until_ready()
+    with EngineSupervisor("echo", {faults.VARIABLE: json.dumps({fault: [POISON]})}) as engine:
+        engine.load(NOTHING)
         answers = answer_all(engine, texts)
     refused = {number: answer for number, answer in answers.items() if answer.output is None}
     assert list(refused) == [place]
@@ -59,8 +59,8 @@ def test_the_request_that_kills_is_found_and_the_others_answered(fault, code, pl
 
 def test_several_culprits_are_all_found():
     texts = ["poison" if number % 17 == 3 else f"text {number}" for number in range(50)]
-    with EngineSupervisor(ECHO, {faults.VARIABLE: json.dumps({"SIGKILL": [POISON]})}) as engine:
-        engine.wait_until_ready()
+    with EngineSupervisor("echo", {faults.VARIABLE: json.dumps({"SIGKILL": [POISON]})}) as engine:
+        engine.load(NOTHING)
         answers = answer_all(engine, texts)
     assert {number for number, answer in answers.items() if answer.output is None} == {3, 20, 37}
 
@@ -68,8 +68,8 @@ def test_several_culprits_are_all_found():
 def test_a_request_that_hangs_is_found(monkeypatch):
     monkeypatch.setenv(supervisor.HANG_SECONDS_VARIABLE, "1")
     texts = ["so sleepy" if number == 5 else f"text {number}" for number in range(8)]
-    with EngineSupervisor(ECHO, {faults.VARIABLE: json.dumps({"hang": [SLOW]})}) as engine:
-        engine.wait_until_ready()
+    with EngineSupervisor("echo", {faults.VARIABLE: json.dumps({"hang": [SLOW]})}) as engine:
+        engine.load(NOTHING)
         answers = answer_all(engine, texts)
     assert answers[5].refusal_code == "engine_hung"
     assert sum(answer.output is not None for answer in answers.values()) == 7
@@ -78,7 +78,7 @@ def test_a_request_that_hangs_is_found(monkeypatch):
 
 def test_an_engine_that_dies_without_end_is_an_error(monkeypatch):
     monkeypatch.setattr(supervisor, "MAX_RESTARTS", 3)
-    with EngineSupervisor(ECHO, {faults.VARIABLE: json.dumps({"SIGKILL": [[]]})}) as engine:
-        engine.wait_until_ready()
+    with EngineSupervisor("echo", {faults.VARIABLE: json.dumps({"SIGKILL": [[]]})}) as engine:
+        engine.load(NOTHING)
         with pytest.raises(EngineError, match="died 4 times; the last time it was killed by SIGKILL"):
             answer_all(engine, ["text"] * 20)

@@ -1,4 +1,4 @@
-"""The engine's process: `python -m kfp_llm_batch.engine.child FILE_DESCRIPTOR`, started by `EngineProcess`."""
+"""The engine's process: `python -m kfp_llm_batch.engine.child FILE_DESCRIPTOR KIND`, started by `EngineProcess`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 
 from kfp_llm_batch.engine.faults import with_injected_faults
@@ -29,11 +30,15 @@ SIGN_OF_LIFE_SECONDS = 1.0
 _PR_SET_PDEATHSIG = 1
 
 
-def serve(connection: Connection) -> None:
-    """Load the engine that the first message asks for, then answer requests until the parent hangs up."""
+def serve(connection: Connection, kind: str) -> None:
+    """Load what the first message asks for, then answer requests until the parent hangs up.
+
+    The engine's packages, which take ten seconds, are imported while the parent still looks at the rows.
+    """
+    make = _importer(kind)
     specification: EngineSpecification = connection.recv()
     started = time.monotonic()
-    engine = with_injected_faults(_load(specification))
+    engine = with_injected_faults(make(specification))
     connection.send(EngineReady(load_seconds=time.monotonic() - started, versions=engine.versions))
     inbox: Inbox = queue.SimpleQueue()
     # A thread of its own empties the socket, so that the parent never blocks in send while this side blocks in send.
@@ -47,14 +52,14 @@ def serve(connection: Connection) -> None:
             last_sent = time.monotonic()
 
 
-def _load(specification: EngineSpecification) -> Engine:
-    if specification.kind == "echo":
+def _importer(kind: str) -> Callable[[EngineSpecification], Engine]:
+    if kind == "echo":
         from kfp_llm_batch.engine.echo import EchoEngine
 
-        return EchoEngine()
+        return lambda specification: EchoEngine()
     from kfp_llm_batch.engine.vllm_engine import VllmEngine
 
-    return VllmEngine(specification.model_path, specification.arguments)
+    return lambda specification: VllmEngine(specification.model_path, specification.arguments)
 
 
 def _receive(connection: Connection, inbox: Inbox) -> None:
@@ -90,11 +95,11 @@ def _die_with_parent(connection: Connection) -> None:
 
 
 def main() -> None:
-    """Serve the connection whose file descriptor is the first argument."""
+    """Serve the connection of the first argument with an engine of the kind that the second one names."""
     connection = Connection(int(sys.argv[1]))
     _die_with_parent(connection)
     try:
-        serve(connection)
+        serve(connection, sys.argv[2])
     except ConfigurationError as error:
         connection.send(EngineFailed(message=str(error), is_configuration=True))
     except Exception as error:

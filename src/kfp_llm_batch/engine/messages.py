@@ -46,10 +46,8 @@ class FinishedRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSpecification:
-    """All that the engine's process needs to start; must stay picklable."""
+    """What the engine loads; must stay picklable."""
 
-    kind: str
-    """`vllm` or `echo`."""
     model_path: str
     arguments: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the engine."""

@@ -48,12 +48,12 @@ class EngineProcess:
     Use as a context manager; leaving it ends the process.
 
     Args:
-        specification: What to load.
+        kind: `vllm` or `echo`; its packages are imported at once.
         environment: Variables that must be there before the interpreter starts, such as OMP_NUM_THREADS.
     """
 
-    def __init__(self, specification: EngineSpecification, environment: dict[str, str]) -> None:
-        self._specification = specification
+    def __init__(self, kind: str, environment: dict[str, str]) -> None:
+        self._kind = kind
         self._environment = environment
 
     def __enter__(self) -> Self:
@@ -61,7 +61,7 @@ class EngineProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "kfp_llm_batch.engine.child", str(theirs.fileno())],
+                [sys.executable, "-m", "kfp_llm_batch.engine.child", str(theirs.fileno()), self._kind],
                 pass_fds=[theirs.fileno()],
                 env={**os.environ, **self._environment},
                 stdin=subprocess.DEVNULL,
@@ -70,30 +70,34 @@ class EngineProcess:
                 start_new_session=True,
             )
         self._connection = Connection(ours.detach())
-        self._connection.send(self._specification)
+        self._is_loaded = False
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._connection.close()
-        if kind is not None:
+        if kind is not None or not self._is_loaded:
             self.kill()
         self._end_soon()
         self._log.close()
 
-    def wait_until_ready(self, check: Callable[[], None] = lambda: None) -> EngineReady:
-        """Block until the weights are loaded.
+    def load(self, specification: EngineSpecification, check: Callable[[], None] = lambda: None) -> EngineReady:
+        """Load weights, and block until that is done.
 
         Args:
+            specification: What to load.
             check: Called every second; what it raises ends the wait.
 
         Raises:
             EngineError: The engine could not start; the message holds the end of its log.
         """
+        with contextlib.suppress(OSError):  # an engine that has ended is found out below
+            self._connection.send(specification)
         while not self._connection.poll(1.0):
             check()
         message = self._receive()
         if not isinstance(message, EngineReady):
             raise EngineError("The engine sent an answer before it was ready")
+        self._is_loaded = True
         return message
 
     def kill(self) -> None:

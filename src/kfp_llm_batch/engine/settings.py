@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from kfp_llm_batch.engine.compiling import reason_to_compile
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.machine import Machine
 from kfp_llm_batch.models.resolving import ModelFacts
@@ -21,6 +22,7 @@ BASE_BYTES = 900 * 2**20
 """Interpreter, torch and vLLM in one process before any weights."""
 SPARE_SHARE = 0.08
 """Of the memory limit, left to this parent process and to page cache."""
+_LEAST_STANDARD_LEN = 512
 
 _CACHES = {
     "VLLM_CACHE_ROOT": "vllm",
@@ -59,6 +61,11 @@ class JobFacts:
     longest_prompt_tokens: int
     mean_prompt_tokens: float
     max_tokens: int
+
+    @property
+    def tokens(self) -> float:
+        """Of all prompts and of answers as long as they may be."""
+        return self.requests * (self.mean_prompt_tokens + self.max_tokens)
 
     @property
     def longest_request_tokens(self) -> int:
@@ -113,7 +120,13 @@ def answer_settings(dtype: Setting, options: Mapping[str, Any]) -> dict[str, Any
 
 
 def plan_settings(
-    machine: Machine, model: ModelFacts, job: JobFacts, dtype: Setting, options: Mapping[str, Any]
+    machine: Machine,
+    model: ModelFacts,
+    job: JobFacts,
+    dtype: Setting,
+    options: Mapping[str, Any],
+    *,
+    is_compiled: bool = False,
 ) -> EngineSettings:
     """Decide everything that vLLM would otherwise guess from the host instead of the pod.
 
@@ -123,12 +136,20 @@ def plan_settings(
         job: Sizes of the work.
         dtype: From `choose_dtype`.
         options: The user's `engine_options`, which win.
+        is_compiled: Whether these settings were compiled before on such a machine.
 
     Raises:
         ConfigurationError: Weights and the smallest key-value cache do not fit into the memory left.
     """
     max_len = min(model.max_model_len, _round_up(job.longest_request_tokens + 1, BLOCK_TOKENS))
     sequences = max(1, min(MAX_SEQUENCES, job.requests))
+    cache = _kv_cache(machine, model, job, sequences, max_len)
+    does_compile, why = reason_to_compile(
+        machine,
+        job.tokens * model.weight_bytes,
+        is_compiled=is_compiled,
+        free_bytes=memory_for_kv(machine, model) - cache.value,
+    )
     own = {
         "dtype": dtype,
         "max_model_len": Setting(value=max_len, reason="the longest prompt with its answer, in whole blocks"),
@@ -136,18 +157,45 @@ def plan_settings(
         "max_num_batched_tokens": Setting(
             value=max(MAX_BATCHED_TOKENS, max_len), reason="vLLM's offline default on CPU, or one whole prompt"
         ),
-        "kv_cache_memory_bytes": _kv_cache(machine, model, job, sequences, max_len),
-        "enforce_eager": Setting(value=True, reason="compiling costs a minute at every start of a pod"),
+        "kv_cache_memory_bytes": cache,
+        "enforce_eager": Setting(value=not does_compile, reason=why),
         "enable_prefix_caching": Setting(value=True, reason="rows of one template share their first tokens"),
         "seed": Setting(value=0, reason="every sampled row has its own seed"),
         "trust_remote_code": Setting(value=False, reason="code from a model's folder is never run"),
         "load_format": Setting(value="safetensors", reason="pickle files can run code"),
     }
     chosen = {name: Setting(value=value, reason="set by engine_options") for name, value in options.items()}
-    return EngineSettings(arguments={**own, **chosen}, environment=_environment(machine))
+    arguments = {**own, **chosen}
+    if not arguments["enforce_eager"].value:
+        arguments |= _standard_sizes(machine, model, job, options)
+    return EngineSettings(arguments=arguments, environment=plan_environment(machine))
 
 
-def _environment(machine: Machine) -> dict[str, Setting]:
+def _standard_sizes(
+    machine: Machine, model: ModelFacts, job: JobFacts, options: Mapping[str, Any]
+) -> dict[str, Setting]:
+    """Few different sizes, since vLLM compiles anew for each: those of one job serve the next.
+
+    A longer context costs memory only in that the cache must hold one such request.
+    """
+    wanted = max(_LEAST_STANDARD_LEN, 1 << job.longest_request_tokens.bit_length())
+    max_len = min(model.max_model_len, wanted)
+    sizes = {"max_num_seqs": MAX_SEQUENCES, "max_model_len": max_len}
+    sizes["max_num_batched_tokens"] = max(MAX_BATCHED_TOKENS, max_len)
+    least = (max_len + BLOCK_TOKENS) * model.kv_bytes_per_token
+    if least > memory_for_kv(machine, model):
+        return {}
+    standard = {
+        name: Setting(value=value, reason="a size that compiled code is shared by") for name, value in sizes.items()
+    }
+    cache = _kv_cache(machine, model, job, min(MAX_SEQUENCES, job.requests), max_len)
+    return {
+        name: setting for name, setting in {**standard, "kv_cache_memory_bytes": cache}.items() if name not in options
+    }
+
+
+def plan_environment(machine: Machine) -> dict[str, Setting]:
+    """Variables of the engine's process, which depend on the machine alone."""
     quota = "no quota" if machine.cpu_quota is None else f"a quota of {machine.cpu_quota:g} processors"
     threads = f"{machine.physical_cores} cores in the affinity mask, {quota}"
     return {
@@ -156,13 +204,17 @@ def _environment(machine: Machine) -> dict[str, Setting]:
             value="0", reason="one process: no copies through /dev/shm, which is 64 MiB in a pod"
         ),
         "VLLM_NO_USAGE_STATS": Setting(value="1", reason="nothing is sent anywhere"),
-        "VLLM_USE_AOT_COMPILE": Setting(value="0", reason="its artifact does not load again on CPU in vLLM 0.32"),
         "HF_HUB_OFFLINE": Setting(value="1", reason="the model is a local folder by now"),
         **{
-            name: Setting(value=f"{machine.cache_folder}/{folder}", reason="a pod's home cannot be written")
+            name: Setting(value=f"{machine.engine_cache}/{folder}", reason="a pod's home cannot be written")
             for name, folder in _CACHES.items()
         },
     }
+
+
+def engine_environment(machine: Machine) -> dict[str, str]:
+    """The values of `plan_environment`, for a process that starts before the job is known."""
+    return {name: setting.value for name, setting in plan_environment(machine).items()}
 
 
 def _kv_cache(machine: Machine, model: ModelFacts, job: JobFacts, sequences: int, max_len: int) -> Setting:

