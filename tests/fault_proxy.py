@@ -33,8 +33,8 @@ class FaultProxy:
     Args:
         upstream: Address of the store, http://host:port.
         seed: Of the faults.
-        rate: Share of requests that get one.
-        faults: Those to choose from.
+        rate: Share of requests that get one; may be changed while the proxy runs.
+        faults: Those to choose from; "silence" besides FAULTS.
     """
 
     def __init__(self, upstream: str, *, seed: int, rate: float = 0.1, faults: Sequence[str] = FAULTS) -> None:
@@ -42,9 +42,10 @@ class FaultProxy:
         self.upstream = (host, int(port))
         self.counts: Counter[str] = Counter()
         self._random = random.Random(seed)
-        self._rate = rate
+        self.rate = rate
         self._faults = faults
         self._lock = threading.Lock()
+        self._has_ended = threading.Event()
         proxy = self
 
         class Handler(socketserver.StreamRequestHandler):
@@ -64,6 +65,7 @@ class FaultProxy:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._has_ended.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -74,7 +76,7 @@ class FaultProxy:
 
     def _choose(self) -> tuple[str, tuple[str, bytes]]:
         with self._lock:
-            fault = self._random.choice(self._faults) if self._random.random() < self._rate else ""
+            fault = self._random.choice(self._faults) if self._random.random() < self.rate else ""
             self.counts[fault] += 1
             return fault, self._random.choice(_BODIES)
 
@@ -82,7 +84,9 @@ class FaultProxy:
         """Forward one request and its answer; whether the connection goes on."""
         request, method = _read_message(source)
         fault, (kind, body) = self._choose()
-        if fault == "drop before":
+        if fault == "silence":
+            self._has_ended.wait()
+        if fault in ("drop before", "silence"):
             return False
         if fault.isdigit():
             head = f"HTTP/1.1 {fault} Fault\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"

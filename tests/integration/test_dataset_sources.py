@@ -162,26 +162,54 @@ def test_unreachable_server_is_a_storage_error(tmp_path):
         read("http://127.0.0.1:1/a.jsonl?token=hunter2", tmp_path)
 
 
-# The hub's settings are read at import, so that each case is a process of its own.
-SCRIPT = """
-import json, sys
+# The hub's settings are read at import, so that these cases are in processes of their own.
+LOAD = """
+import contextlib, io, json, sys
 from pathlib import Path
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
 from kfp_llm_batch.errors import exit_with_message
-with exit_with_message():
-    config = DatasetConfig(prompt_template="{{ q }}", **json.loads(sys.argv[1]))
-    print(load_dataset(config, Path(sys.argv[2])).to_json())
+
+def load(config, folder):
+    printed = io.StringIO()
+    with contextlib.redirect_stderr(printed):
+        try:
+            with exit_with_message():
+                return 0, load_dataset(DatasetConfig(prompt_template="{{ q }}", **config), folder).to_json()
+        except SystemExit as ended:
+            return ended.code, printed.getvalue()
+
+configs = json.loads(sys.argv[1])
+print(json.dumps([load(config, Path(sys.argv[2]) / str(number)) for number, config in enumerate(configs)]))
+"""
+VERIFY = """
+import json, sys
+from kfp_llm_batch.cli.main import main
+
+def verify(result, dataset):
+    sys.argv = ["kfp-llm-batch", "verify", result, "--dataset", dataset]
+    try:
+        main()
+    except SystemExit as ended:
+        return ended.code
+
+result, *datasets = sys.argv[1:]
+print(json.dumps([verify(result, dataset) for dataset in datasets]))
 """
 
 
-def load_offline(folder: Path, **config: Any) -> subprocess.CompletedProcess[str]:
-    return run_offline(folder, "-c", SCRIPT, json.dumps(config), str(folder / "out"))
+def load_offline(folder: Path, *configs: dict[str, Any]) -> list[tuple[int, str]]:
+    """Exit code, and the manifest or what was printed, of each."""
+    return [(code, text) for code, text in run_offline(folder, LOAD, json.dumps(configs), str(folder / "out"))]
 
 
-def run_offline(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run_offline(folder: Path, script: str, *arguments: str) -> list[Any]:
+    """The list in the last line that the script prints."""
     environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    command = [sys.executable, "-c", script, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found: list[Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 @pytest.fixture
@@ -198,43 +226,40 @@ def hub_cache(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_hub_dataset_from_the_offline_cache(hub_cache):
-    done = load_offline(hub_cache, uri="hf://acme/faq", split="train", limit=2)
-    assert done.returncode == 0, done.stderr
-    manifest = json.loads(done.stdout)
+HUB = {"uri": "hf://acme/faq"}
+WRONG_HUB_PARAMETERS = [
+    ({}, "several splits and dataset_split does not say which. Allowed: train, test"),
+    ({"split": "tset"}, "has no such split. Received: 'tset'. Allowed: train, test. Did you mean 'test'?"),
+    ({"revision": "v9"}, "the hub cache has no dataset acme/faq at v9"),
+    ({"config": "zz"}, "BuilderConfig 'zz' not found. Available: ['default']"),
+]
+
+
+def test_hub_dataset_from_the_offline_cache_and_wrong_parameters(hub_cache):
+    good, *wrong = load_offline(
+        hub_cache, HUB | {"split": "train", "limit": 2}, *(HUB | config for config, _ in WRONG_HUB_PARAMETERS)
+    )
+    assert good[0] == 0, good[1]
+    manifest = json.loads(good[1])
     assert manifest["rows"] == 2
     assert (manifest["source_format"], manifest["source_revision"]) == ("hub", COMMIT)
-
-
-@pytest.mark.parametrize(
-    ("config", "message"),
-    [
-        ({}, "several splits and dataset_split does not say which. Allowed: train, test"),
-        ({"split": "tset"}, "has no such split. Received: 'tset'. Allowed: train, test. Did you mean 'test'?"),
-        ({"revision": "v9"}, "the hub cache has no dataset acme/faq at v9"),
-        ({"config": "zz"}, "BuilderConfig 'zz' not found. Available: ['default']"),
-    ],
-    ids=["split unsaid", "split", "revision", "config"],
-)
-def test_wrong_hub_parameters_are_named(hub_cache, config, message):
-    done = load_offline(hub_cache, uri="hf://acme/faq", **config)
-    assert done.returncode == ConfigurationError.exit_code
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+    for (code, printed), (_, message) in zip(wrong, WRONG_HUB_PARAMETERS, strict=True):
+        assert code == ConfigurationError.exit_code
+        assert message in printed
+        assert "Traceback" not in printed
 
 
 def test_a_result_is_verified_against_the_commit_that_was_answered(hub_cache):
-    assert load_offline(hub_cache, uri="hf://acme/faq", split="train").returncode == 0
-    generate(GenerationConfig(model_uri="echo://"), hub_cache / "out", hub_cache / "result")
+    ((code, printed),) = load_offline(hub_cache, HUB | {"split": "train"})
+    assert code == 0, printed
+    generate(GenerationConfig(model_uri="echo://"), hub_cache / "out/0", hub_cache / "result")
     repository = hub_cache / "hf/hub/datasets--acme--faq"
     newer = repository / "snapshots" / COMMIT[::-1]
     newer.mkdir()
     (newer / "train.jsonl").write_text(LINES[0])
     (repository / "refs/main").write_text(newer.name)
 
-    copy = hub_cache / "copy.jsonl"
-    for dataset, lines, code in (("hf://acme/faq", [], 0), (str(copy), LINES, 0), (str(copy), LINES[1:], 3)):
-        copy.write_text("".join(lines))
-        verify = "from kfp_llm_batch.cli.main import main; main()"
-        done = run_offline(hub_cache, "-c", verify, "verify", str(hub_cache / "result"), "--dataset", dataset)
-        assert done.returncode == code, done.stdout + done.stderr
+    (hub_cache / "copy.jsonl").write_text("".join(LINES))
+    (hub_cache / "less.jsonl").write_text("".join(LINES[1:]))
+    datasets = ["hf://acme/faq", str(hub_cache / "copy.jsonl"), str(hub_cache / "less.jsonl")]
+    assert run_offline(hub_cache, VERIFY, str(hub_cache / "result"), *datasets) == [0, 0, 3]

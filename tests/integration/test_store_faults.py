@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pyarrow.parquet as pq
 import pytest
@@ -28,7 +28,7 @@ from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.generating import generate
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.results.audit import audit_result
-from kfp_llm_batch.results.publishing import fetch_result, publish_result
+from kfp_llm_batch.results.publishing import existing_result, fetch_result, publish_result
 from kfp_llm_batch.steps import step
 from kfp_llm_batch.storage.embedded_store import EmbeddedStore
 from kfp_llm_batch.storage.object_store import ObjectStore, open_store
@@ -120,26 +120,41 @@ DELAYED_STEPS = json.dumps({"delay": [[]]})
 
 
 class Outage(threading.Thread):
-    """Kills the store, and starts it again on the same folder and port when a hasty caller has given up."""
+    """Kills the store at a moment, and starts it again on the same folder and port when a hasty caller has given up."""
 
-    def __init__(self, store: EmbeddedStore, after_seconds: float = 0) -> None:
+    def __init__(self, store: EmbeddedStore, moment: Callable[[], bool]) -> None:
         super().__init__()
         self._store = store
-        self._after_seconds = after_seconds
+        self._moment = moment
+        self.has_begun = threading.Event()
 
     def run(self) -> None:
-        time.sleep(self._after_seconds)
-        assert self._store._process
-        os.killpg(self._store._process.pid, signal.SIGKILL)
-        self._store.stop()
+        try:
+            wait_until(self._moment)
+        finally:
+            self._begin()
         time.sleep(PATIENCE_SECONDS + 1)
         self._store.start()
 
-    def __enter__(self) -> None:
+    def _begin(self) -> None:
+        assert self._store._process
+        os.killpg(self._store._process.pid, signal.SIGKILL)
+        self._store.stop()
+        self.has_begun.set()
+
+    def __enter__(self) -> Self:
         self.start()
+        return self
 
     def __exit__(self, *_: object) -> None:
         self.join()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "what the test waits for does not come"
+        time.sleep(0.02)
 
 
 @pytest.fixture
@@ -155,24 +170,105 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embed
 
 
 @pytest.mark.store
-def test_a_store_that_is_killed_and_restarted_ends_no_run(own_store, make_result, tmp_path, monkeypatch):
-    monkeypatch.setattr(parts, "ROWS_PER_PART", 200)
-    monkeypatch.setenv("KFP_LLM_BATCH_FAULTS", DELAYED_STEPS)
-    rows, uri = 4000, f"{own_store.uri}/out"
-    (tmp_path / "rows.jsonl").write_bytes(dataset_lines(rows))
-    load_dataset(DatasetConfig(uri=str(tmp_path / "rows.jsonl"), prompt_template="{{ question }}"), tmp_path / "p")
+def test_a_store_that_is_killed_and_restarted_ends_no_run(own_store, make_result, make_prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "ROWS_PER_PART", 100)
+    rows, uri = 2000, f"{own_store.uri}/out"
+    prompts = make_prompts([{"question": f"What is {row}?"} for row in range(rows)])
+    earlier = Checkpoint(f"{own_store.uri}/earlier")
+    generate(GenerationConfig(model_uri="echo://", checkpoint_uri=earlier.uri), prompts, tmp_path / "earlier")
     make_result("two")
-    config = GenerationConfig(model_uri="echo://", output_uri=uri)
-    with Outage(own_store, after_seconds=3):
-        generate(config, tmp_path / "p", tmp_path / "one")
+
+    monkeypatch.setenv("KFP_LLM_BATCH_FAULTS", DELAYED_STEPS)
     checkpoint = Checkpoint(f"{uri}/checkpoint")
-    with Outage(own_store), ThreadPoolExecutor(1) as threads:
-        time.sleep(0.5)
-        tables = threads.submit(list, checkpoint.tables())
-        publish_result(tmp_path / "two", f"{own_store.uri}/two")
+    with Outage(own_store, lambda: len(checkpoint.part_names()) >= 2) as outage, ThreadPoolExecutor(2) as threads:
+
+        def during_the_outage(work: Callable[..., Any], *arguments: Any) -> Any:
+            outage.has_begun.wait()
+            return work(*arguments)
+
+        tables = threads.submit(during_the_outage, list, earlier.tables())
+        published = threads.submit(during_the_outage, publish_result, tmp_path / "two", f"{own_store.uri}/two")
+        generate(GenerationConfig(model_uri="echo://", output_uri=uri), prompts, tmp_path / "one")
+        assert outage.has_begun.is_set()
     assert sum(table.num_rows for table in tables.result()) == rows
+    assert published.result() == existing_result(f"{own_store.uri}/two")
     publish_result(tmp_path / "one", uri)
     check_answers(uri, tmp_path / "fetched", rows)
+
+
+RUN = """
+import sys
+from pathlib import Path
+from kfp_llm_batch.generation import parts
+from kfp_llm_batch.generation.config import GenerationConfig
+from kfp_llm_batch.generation.generating import generate
+from kfp_llm_batch.steps import step
+
+parts.ROWS_PER_PART = 100
+with step(""):
+    generate(GenerationConfig(model_uri="echo://", checkpoint_uri=sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))
+"""
+POD_SECONDS = 30
+"""Between SIGTERM and SIGKILL."""
+
+
+@pytest.fixture
+def run_without_a_store(s3_store, s3_uri, make_prompts, tmp_path, monkeypatch):
+    """Starts a run, and lets the network fail once some of its parts are stored; gives the proxy and the process."""
+
+    @contextlib.contextmanager
+    def start(fault: str, faults: int) -> Iterator[tuple[FaultProxy, subprocess.Popen[str]]]:
+        prompts = make_prompts([{"question": f"What is {row}?"} for row in range(2000)])
+        command = [sys.executable, "-c", RUN, s3_uri, str(prompts), str(tmp_path / "result")]
+        with FaultProxy(s3_store.endpoint, seed=3, rate=0, faults=[fault]) as proxy:
+            environment = {"KFP_LLM_BATCH_FAULTS": DELAYED_STEPS, "KFP_LLM_BATCH_S3_ENDPOINT": proxy.endpoint}
+            pipe: Any = subprocess.PIPE
+            with subprocess.Popen(command, env={**os.environ, **environment}, stderr=pipe, text=True) as process:
+                try:
+                    wait_until(lambda: len(list(open_store(s3_uri).list("part-"))) >= 2)
+                    proxy.rate = 1
+                    wait_until(lambda: proxy.counts[fault] >= faults)
+                    yield proxy, process
+                finally:
+                    process.kill()
+
+    return start
+
+
+def kept_rows(uri: str) -> list[str]:
+    return [row_id for table in Checkpoint(uri).tables() for row_id in table["row_id"].to_pylist()]
+
+
+@pytest.mark.store
+@pytest.mark.parametrize(("fault", "faults"), [("503", 5), ("silence", 1)])
+def test_sigterm_ends_a_run_that_waits_for_its_store(fault, faults, run_without_a_store, s3_uri, tmp_path):
+    with run_without_a_store(fault, faults) as (_, process):
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=POD_SECONDS)
+    assert process.returncode == 6, stderr
+    message = stderr.splitlines()[-1]
+    assert message.startswith("InterruptedRunError: The run was interrupted")
+    assert f"Could not write {s3_uri}/part-" in message
+    assert "100 finished rows are not in the checkpoint" in message
+
+    kept = kept_rows(s3_uri)
+    assert len(kept) == len(set(kept)) >= 200
+    config = GenerationConfig(model_uri="echo://", checkpoint_uri=s3_uri)
+    manifest = generate(config, tmp_path / "prompts", tmp_path / "again")
+    assert manifest.rows_out == 2000
+    assert sorted(kept_rows(s3_uri), key=int) == [str(row) for row in range(2000)], "none was answered twice"
+
+
+@pytest.mark.store
+def test_what_waits_for_a_store_is_kept_when_it_is_back_at_the_signal(run_without_a_store, s3_uri):
+    with run_without_a_store("503", faults=7) as (proxy, process):
+        before = len(kept_rows(s3_uri))
+        proxy.rate = 0
+        process.send_signal(signal.SIGTERM)
+        _, stderr = process.communicate(timeout=POD_SECONDS)
+    assert process.returncode == 6, stderr
+    assert stderr.splitlines()[-1].startswith("InterruptedRunError: The run was interrupted. ")
+    assert len(kept_rows(s3_uri)) >= before + 100
 
 
 @pytest.mark.store

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kfp_llm_batch.cli.main import main
 from kfp_llm_batch.storage.object_store import open_store
 
 COMMAND = str(Path(sys.executable).with_name("kfp-llm-batch"))
@@ -28,8 +30,29 @@ def command_line(*arguments: str) -> Finished:
 
 
 def run(*options: str, **parameters: Any) -> Finished:
-    given = [part for name, value in parameters.items() for part in ("-p", f"{name}={value}")]
-    return command_line("run", "batch_inference", *given, *options)
+    return command_line(*run_arguments(**parameters), *options)
+
+
+def run_arguments(**parameters: Any) -> list[str]:
+    return [
+        "run",
+        "batch_inference",
+        *(part for name, value in parameters.items() for part in ("-p", f"{name}={value}")),
+    ]
+
+
+@pytest.fixture
+def call(monkeypatch, capsys) -> Callable[..., Finished]:
+    """The command line in this process, where KFP is imported already; the steps are processes as ever."""
+
+    def call(*arguments: str) -> Finished:
+        monkeypatch.setattr("sys.argv", [COMMAND, *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        printed = capsys.readouterr()
+        return Finished(arguments, int(ended.value.code or 0), printed.out, printed.err)
+
+    return call
 
 
 @pytest.fixture
@@ -77,24 +100,24 @@ def test_a_run_to_every_kind_of_store(dataset, store_uri, tmp_path):
     assert "The result is whole." in verified.stdout
 
 
-def test_a_second_run_reuses_the_result_in_another_format(dataset, tmp_path):
+def test_a_second_run_reuses_the_result_in_another_format(call, dataset, tmp_path):
     job = echo_job(dataset, tmp_path / "output", output_format="openai")
     for log in ("20 of 20 rows", "nothing is generated"):
-        finished = run(**job)
+        finished = call(*run_arguments(**job))
         assert finished.returncode == 0, finished.stderr
         assert log in finished.stderr
-        assert command_line("verify", str(tmp_path / "output")).returncode == 0
+        assert call("verify", str(tmp_path / "output")).returncode == 0
     rows = stored_rows(str(tmp_path / "output"), tmp_path)
     answers = [row["response"]["body"]["choices"][0]["message"]["content"] for row in rows]
     assert sorted(answers) == sorted(row["question"] for row in ROWS)
 
 
-def test_an_empty_dataset_gives_an_empty_verified_result(tmp_path):
+def test_an_empty_dataset_gives_an_empty_verified_result(call, tmp_path):
     (tmp_path / "empty.jsonl").touch()
-    finished = run(**echo_job(tmp_path / "empty.jsonl", tmp_path / "output"))
+    finished = call(*run_arguments(**echo_job(tmp_path / "empty.jsonl", tmp_path / "output")))
     assert finished.returncode == 0, finished.stderr
     assert "rows:    0 (none)" in finished.stdout
-    assert command_line("verify", str(tmp_path / "output")).returncode == 0
+    assert call("verify", str(tmp_path / "output")).returncode == 0
 
 
 TEXTS = {
@@ -105,13 +128,13 @@ TEXTS = {
 }
 
 
-def test_texts_with_a_meaning_elsewhere_survive(dataset, tmp_path):
+def test_texts_with_a_meaning_elsewhere_survive(call, dataset, tmp_path):
     """Through a file of parameters, kept prompts included; kfp.local itself replaces some of these texts."""
     examples = [{"user": text, "assistant": text} for text in TEXTS.values()]
     changes = {"prompt_system": "\n".join(TEXTS.values()), "prompt_examples": examples, "dataset_limit": 1}
     parameters = tmp_path / "parameters.json"
     parameters.write_text(json.dumps(echo_job(dataset, tmp_path / "output", **changes), default=str))
-    finished = command_line("run", "batch_inference", "--params", str(parameters), "--keep", str(tmp_path / "kept"))
+    finished = call("run", "batch_inference", "--params", str(parameters), "--keep", str(tmp_path / "kept"))
     assert finished.returncode == 0, finished.stderr
     (preview,) = (tmp_path / "kept").glob("**/preview.jsonl")
     contents = [message["content"] for message in json.loads(preview.read_text())["messages"]]
@@ -202,7 +225,7 @@ def assert_one_message(finished: Finished, code: int, message: str) -> None:
         "samples-without-temperature",
     ],
 )
-def test_bad_input_is_one_clear_message(tmp_path, monkeypatch, changes, code, message):
+def test_bad_input_is_one_clear_message(call, tmp_path, monkeypatch, changes, code, message):
     monkeypatch.chdir(tmp_path)
     write_lines(tmp_path / "questions.jsonl", [{"question": "a", "twice": 1}, {"question": "b", "twice": 1}])
     for name, weights in {"weightless": "notes.txt", "pickled": "pytorch_model.bin"}.items():
@@ -210,7 +233,7 @@ def test_bad_input_is_one_clear_message(tmp_path, monkeypatch, changes, code, me
         (tmp_path / name / "config.json").write_text("{}")
         (tmp_path / name / weights).touch()
     started = time.monotonic()
-    finished = run(**echo_job(Path("questions.jsonl"), "output", **changes))
+    finished = call(*run_arguments(**echo_job(Path("questions.jsonl"), "output", **changes)))
     assert time.monotonic() - started < 20
     assert_one_message(finished, code, message)
     assert not (tmp_path / "output/manifest.json").exists()
@@ -227,11 +250,11 @@ def test_bad_input_is_one_clear_message(tmp_path, monkeypatch, changes, code, me
     ],
     ids=["unreachable", "wrong-secret", "wrong-access-key", "missing-bucket"],
 )
-def test_a_store_that_refuses_is_one_clear_message(dataset, s3_uri, monkeypatch, environment, bucket, message):
+def test_a_store_that_refuses_is_one_clear_message(call, dataset, s3_uri, monkeypatch, environment, bucket, message):
     for name, value in environment.items():
         monkeypatch.setenv(f"KFP_LLM_BATCH_S3_{name}", value)
     started = time.monotonic()
-    finished = run(**echo_job(dataset, s3_uri.replace("results", bucket, 1)))
+    finished = call(*run_arguments(**echo_job(dataset, s3_uri.replace("results", bucket, 1))))
     assert time.monotonic() - started < 20
     assert_one_message(finished, 4, message)
     assert "wrong-secret" not in finished.stdout + finished.stderr
@@ -243,17 +266,14 @@ def test_a_missing_bucket_of_google_is_one_clear_message(dataset, gs_uri):
     assert_one_message(finished, 4, "StorageError: .*has no such bucket")
 
 
-def test_another_result_at_the_output_is_refused_and_replaced_when_told(dataset, tmp_path):
+def test_another_result_at_the_output_is_refused_and_replaced_when_told(call, dataset, tmp_path):
     output = tmp_path / "output"
-    assert run(**echo_job(dataset, output)).returncode == 0
+    assert call(*run_arguments(**echo_job(dataset, output))).returncode == 0
     before = {path: path.read_bytes() for path in output.glob("**/*") if path.is_file()}
-    assert_one_message(
-        run(**echo_job(dataset, output, generation_max_tokens=3)),
-        2,
-        "ConfigurationError: Another result stands.*20 rows",
-    )
+    other = run_arguments(**echo_job(dataset, output, generation_max_tokens=3))
+    assert_one_message(call(*other), 2, "ConfigurationError: Another result stands.*20 rows")
     assert {path: path.read_bytes() for path in output.glob("**/*") if path.is_file()} == before
-    assert run(**echo_job(dataset, output, generation_max_tokens=3, output_overwrite="true")).returncode == 0
+    assert call(*other, "-p", "output_overwrite=true").returncode == 0
     assert {row["status"] for row in stored_rows(str(output), tmp_path)} == {"truncated"}
 
 
@@ -281,12 +301,12 @@ def add_a_row(part: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip_a_byte, delete, add_a_row], ids=lambda function: function.__name__)
-def test_verify_names_the_part_that_was_changed(published, tmp_path, damage):
+def test_verify_names_the_part_that_was_changed(call, published, tmp_path, damage):
     output = tmp_path / "output"
     shutil.copytree(published, output)
     (part,) = (output / "parts").iterdir()
     damage(part)
-    finished = command_line("verify", str(output))
+    finished = call("verify", str(output))
     assert_one_message(finished, 3, "ResultError: The result is not what its manifest says")
     assert f"parts/{part.name}" in finished.stdout
 
@@ -295,16 +315,16 @@ def test_verify_without_a_result(tmp_path):
     assert_one_message(command_line("verify", str(tmp_path)), 3, "ResultError: There is no result at")
 
 
-def test_verify_against_a_dataset(published, tmp_path):
+def test_verify_against_a_dataset(call, published, tmp_path):
     dataset = published.parent / "questions.jsonl"
-    finished = command_line("verify", str(published), "--dataset", str(dataset))
+    finished = call("verify", str(published), "--dataset", str(dataset))
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert "The result holds exactly the rows of the dataset." in finished.stdout
 
     write_lines(tmp_path / "changed.jsonl", [ROWS[0] | {"answer": "else"}, *ROWS[1:]])
-    finished = command_line("verify", str(published), "--dataset", str(tmp_path / "changed.jsonl"))
+    finished = call("verify", str(published), "--dataset", str(tmp_path / "changed.jsonl"))
     assert_one_message(finished, 3, "ResultError: The result does not hold exactly the rows of the dataset")
     assert "- row '0': column answer differs" in finished.stdout
 
-    finished = command_line("verify", str(published), "--dataset", str(tmp_path / "missing.jsonl"))
+    finished = call("verify", str(published), "--dataset", str(tmp_path / "missing.jsonl"))
     assert_one_message(finished, 2, "ConfigurationError: .*missing.jsonl does not exist")

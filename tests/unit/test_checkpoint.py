@@ -11,12 +11,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
+from kfp_llm_batch.errors import InterruptedRunError
 from kfp_llm_batch.generation import parts
 from kfp_llm_batch.generation.checkpoint import Checkpoint
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.generating import generate
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.results.audit import audit_result
+from kfp_llm_batch.termination import Termination
 
 
 def make_prompts(folder: Path, texts: list[str]) -> Path:
@@ -103,6 +105,17 @@ def test_parts_go_to_every_kind_of_store(tmp_path, store_uri):
     generate(config, prompts, tmp_path / "two")
     checkpoint.clear()
     assert checkpoint.part_names() == []
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_signal_ends_the_restoring_of_many_parts(tmp_path):
+    run(make_prompts(tmp_path / "data", ["a"] * 30), tmp_path / "one", tmp_path / "c")
+    tables = Checkpoint(str(tmp_path / "c")).tables()
+    with Termination():
+        next(tables)
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(InterruptedRunError):
+            next(tables)
 
 
 SLOW_RUN = """

@@ -2,13 +2,14 @@ import json
 import logging
 import math
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from kfp_llm_batch.errors import ConfigurationError, ResultError, StorageError
+from kfp_llm_batch.errors import ConfigurationError, InterruptedRunError, ResultError, StorageError
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.results.audit import audit_result
 from kfp_llm_batch.results.publishing import (
@@ -18,6 +19,7 @@ from kfp_llm_batch.results.publishing import (
     fetch_result,
     publish_result,
 )
+from kfp_llm_batch.termination import Termination
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -362,6 +364,15 @@ def test_fetching_finds_damage(make_result, tmp_path):
     (output / manifest.parts[0].path).write_bytes(b"damaged")
     with pytest.raises(ResultError, match="is not what the manifest says"):
         fetch_result(str(output), tmp_path / "fetched")
+    assert not (tmp_path / "fetched/manifest.json").exists()
+
+
+def test_a_signal_ends_the_fetching(make_result, tmp_path):
+    publish_result(make_result(), str(tmp_path / "output"))
+    with Termination():
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(InterruptedRunError):
+            fetch_result(str(tmp_path / "output"), tmp_path / "fetched")
     assert not (tmp_path / "fetched/manifest.json").exists()
 
 

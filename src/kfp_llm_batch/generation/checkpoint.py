@@ -15,7 +15,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kfp_llm_batch import termination
 from kfp_llm_batch.disk import writing
+from kfp_llm_batch.errors import StorageError
 from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.manifests import StoredFile
@@ -45,8 +47,13 @@ class Checkpoint:
         return _part_names(open_store(self._address))
 
     def tables(self) -> Iterator[pa.Table]:
-        """Our columns of each part that is not damaged."""
+        """Our columns of each part that is not damaged.
+
+        Raises:
+            InterruptedRunError: SIGTERM has come.
+        """
         for name in _part_names(self._store):
+            termination.check()
             if (table := self.read(name)) is not None:
                 yield table
 
@@ -54,9 +61,12 @@ class Checkpoint:
         """Store one part.
 
         Raises:
-            StorageError: The store did not take it for five minutes, or refused.
+            StorageError: The store did not take it for five minutes, or refused; the message counts the rows.
         """
-        self._store.upload(path, _part_name(part.sha256))
+        try:
+            self._store.upload(path, _part_name(part.sha256))
+        except StorageError as error:
+            raise StorageError(f"{error} {part.rows:,} finished rows are not in the checkpoint") from error
 
     def read(self, name: str) -> pa.Table | None:
         """Our columns of one part; None if it is damaged, so that its rows are answered anew."""

@@ -6,6 +6,7 @@ import logging
 import secrets
 from pathlib import Path
 
+from kfp_llm_batch import termination
 from kfp_llm_batch.disk import writing
 from kfp_llm_batch.errors import ResultError, StorageError
 from kfp_llm_batch.manifests import FILE_NAME, ResultManifest
@@ -71,6 +72,7 @@ def fetch_result(output_uri: str, folder: Path) -> ResultManifest:
 
     Raises:
         ResultError: There is none, or a file is not what the manifest says.
+        InterruptedRunError: SIGTERM has come.
     """
     manifest = existing_result(output_uri)
     if manifest is None:
@@ -78,6 +80,7 @@ def fetch_result(output_uri: str, folder: Path) -> ResultManifest:
     # The store has just answered: what fails from now on passes.
     store = open_store(output_uri, patience_seconds=LONG_PATIENCE_SECONDS)
     for file in (*manifest.parts, *manifest.errors):
+        termination.check()
         path = folder / check_key(file.path)
         with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)

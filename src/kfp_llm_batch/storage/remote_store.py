@@ -15,6 +15,7 @@ import urllib3
 from kfp_llm_batch.disk import disk_error
 from kfp_llm_batch.errors import BatchError, StorageError
 from kfp_llm_batch.storage.protocol import ObjectNotFoundError, StoredObject, check_key
+from kfp_llm_batch.termination import CallCutError, limited_call, sleep
 
 _LOG = logging.getLogger("kfp_llm_batch")
 
@@ -120,12 +121,16 @@ class RemoteStore(ABC):
             # A request that hung until its timeout deserves a second try as well.
             stop=tenacity.stop_all(tenacity.stop_after_attempt(2), tenacity.stop_after_delay(self._patience_seconds)),
             wait=tenacity.wait_random_exponential(multiplier=0.2, max=max(2.0, self._patience_seconds / 30)),
+            sleep=sleep,
             before_sleep=self._warn,
             reraise=True,
         )
         what = f"Could not {verb} {self.uri}/{key}: the store at {self.endpoint}"
         try:
-            return retrying(action)
+            with limited_call():
+                return retrying(action)
+        except CallCutError:
+            raise StorageError(f"{what} failed until the run had to end", remedy=self.unreachable_remedy) from None
         except _NO_ANSWER as error:
             raise _unreachable(what, error, self.unreachable_remedy) from error
         except self.refusals as error:
