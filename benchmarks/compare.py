@@ -163,7 +163,7 @@ def _job_facts(job: Job) -> dict[str, Any]:
 
 
 def _machine_facts() -> dict[str, Any]:
-    facts = dataclasses.asdict(read_machine())
+    facts = read_machine().as_dict()
     return {**facts, "kernel": platform.release(), "python": platform.python_version()}
 
 

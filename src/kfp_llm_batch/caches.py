@@ -25,5 +25,6 @@ def set_hub_cache() -> None:
 
 
 def _can_be_written(folder: Path) -> bool:
-    existing = next(path for path in (folder, *folder.parents) if path.exists())
-    return os.access(existing, os.W_OK)
+    # Unlike Path.exists, os.path.exists takes what may not be looked at for absent.
+    existing = next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)

@@ -1,8 +1,9 @@
 from typing import Any
 
+from kfp_llm_batch.engine.group import PREFIX_TOKENS
 from kfp_llm_batch.engine.messages import FinishedRequest, GenerationOutput
 from kfp_llm_batch.generation import answering
-from kfp_llm_batch.generation.answering import PREFIX_TOKENS, pending_answers
+from kfp_llm_batch.generation.answering import pending_answers
 from kfp_llm_batch.generation.answers import PendingAnswer
 from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.generation.preparation import PreparedRow

@@ -7,17 +7,23 @@ import pytest
 
 from kfp_llm_batch.engine.aot_loading import register
 from kfp_llm_batch.engine.compiling import CompileRecord, reason_to_compile
-from kfp_llm_batch.engine.settings import JobFacts, choose_dtype, memory_for_kv, plan_settings
+from kfp_llm_batch.engine.decisions import JobFacts
+from kfp_llm_batch.engine.devices import ON_CPU
+from kfp_llm_batch.engine.kv_cache import BatchSizes, memory_for_kv
+from kfp_llm_batch.engine.planning import compile_record, plan_job
+from kfp_llm_batch.engine.settings import choose_dtype, plan_settings
+from kfp_llm_batch.engine.shares import place
+from kfp_llm_batch.errors import StorageError
 from kfp_llm_batch.machine import Machine
-from kfp_llm_batch.models.resolving import ModelFacts
+from kfp_llm_batch.models.resolving import Model, ModelFacts
 
 GIB = 2**30
 MACHINE = Machine(
     architecture="x86_64",
     cpu_model="test",
     instruction_set="AVX512-BF16",
-    allowed_cpus=(0, 1),
-    physical_cores=2,
+    cores=((0,), (1,)),
+    numa_nodes={0: tuple(range(64))},
     cpu_quota=None,
     memory_limit_bytes=16 * GIB,
     memory_available_bytes=16 * GIB,
@@ -35,6 +41,8 @@ MODEL = ModelFacts(
     intermediate_size=1536,
     dtype="bfloat16",
 )
+STANDARD = BatchSizes(max_model_len=8192, max_num_seqs=256, max_num_batched_tokens=8192, block_size=128)
+SIXTY_FOUR_CORES = tuple((cpu,) for cpu in range(64))
 HALF_A_MINUTE, AN_HOUR = 30 * 2 * 105e9, 3600 * 2 * 105e9
 """Floating-point operations that take this long without compiling."""
 
@@ -49,7 +57,7 @@ HALF_A_MINUTE, AN_HOUR = 30 * 2 * 105e9, 3600 * 2 * 105e9
         (AN_HOUR, False, {"has_compiler": False}, 8 * GIB, False, "no C++ compiler"),
         (AN_HOUR, True, {"has_compiler": False}, 8 * GIB, True, "saves about 612 s"),
         (AN_HOUR, False, {}, GIB, False, "2 GiB more memory"),
-        (AN_HOUR, False, {"cpu_quota": 60.0, "physical_cores": 64}, 8 * GIB, False, "save about 20 s"),
+        (AN_HOUR, False, {"cpu_quota": 60.0, "cores": SIXTY_FOUR_CORES}, 8 * GIB, False, "save about 20 s"),
     ],
     ids=["short-warm", "warm", "short-cold", "cold", "no-compiler", "warm-no-compiler", "no-memory", "many-cores"],
 )
@@ -94,12 +102,35 @@ def test_options_win_over_the_break_even_and_over_standard_sizes():
 
 
 def test_standard_sizes_are_not_taken_where_their_cache_does_not_fit():
-    # A request of 4,429 tokens needs 106 MB, and the standard size of 8,192 tokens 192 MB.
-    available = MACHINE.memory_available_bytes - memory_for_kv(MACHINE, MODEL) + 150 * 10**6
+    # A request of 4,448 tokens needs 106 MB, and the standard size of 8,192 tokens 192 MB.
+    available = MACHINE.memory_available_bytes - memory_for_kv(MACHINE, MODEL, "bfloat16", STANDARD) + 150 * 10**6
     small = dataclasses.replace(MACHINE, memory_available_bytes=available)
     long = plan(100_000, is_compiled=True, machine=small, longest=4_300)
-    assert (long["enforce_eager"], long["max_model_len"]) == (False, 4480)
+    assert (long["enforce_eager"], long["max_model_len"]) == (False, 4448)
     assert plan(100_000, is_compiled=True, longest=4_300)["max_model_len"] == 8192
+
+
+def test_a_job_gets_the_plan_for_what_is_compiled_here(tmp_path):
+    machine = dataclasses.replace(MACHINE, cache_folder=str(tmp_path))
+    model = Model(uri="m", engine="vllm", folder=tmp_path, revision=None, digest="digest", facts=MODEL)
+    job = JobFacts(requests=1_000, longest_prompt_tokens=300, mean_prompt_tokens=100.0, max_tokens=128)
+    placement = place(machine, MODEL, job.requests, ON_CPU, {"engines": 1})
+
+    def plan_it():
+        return plan_job(placement, model, job, choose_dtype("auto", MODEL), {}).arguments["enforce_eager"]
+
+    before = plan_it()
+    assert (before.value, before.reason.split(" and ")[0]) == (True, "compiling takes 110 s")
+    compile_record(machine, model).add(plan(1_000, is_compiled=True))
+    after = plan_it()
+    assert (after.value, after.reason.split(" and ")[0]) == (False, "loading compiled code takes 10 s")
+
+
+def test_a_record_that_cannot_be_written_is_a_clear_error(tmp_path):
+    (tmp_path / "file").touch()
+    record = CompileRecord(dataclasses.replace(MACHINE, cache_folder=str(tmp_path / "file")), "/model")
+    with pytest.raises(StorageError, match="Could not write"):
+        record.add({})
 
 
 def test_functions_of_torch_get_what_vllm_calls(monkeypatch):

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ def request(number: int, text: bytes = b"hello", max_tokens: int = 100_000) -> G
     return GenerationRequest(request_id=number, token_ids=token_ids, sampling={"max_tokens": max_tokens})
 
 
+def load(engine: EngineProcess) -> None:
+    engine.begin_load(NOTHING)
+    engine.finish_load()
+
+
 def child_of_this_process() -> int:
     children = map(int, Path("/proc/thread-self/children").read_text().split())
     (engine,) = (pid for pid in children if b"engine.child" in Path(f"/proc/{pid}/cmdline").read_bytes())
@@ -30,7 +36,7 @@ def child_of_this_process() -> int:
 @pytest.fixture
 def engine() -> Iterator[EngineProcess]:
     with EngineProcess("echo", {}) as process:
-        process.load(NOTHING)
+        load(process)
         yield process
 
 
@@ -45,7 +51,8 @@ def answers(engine: EngineProcess, count: int) -> dict[int, GenerationOutput]:
     deadline = time.monotonic() + 60
     while len(found) < count:
         assert time.monotonic() < deadline
-        received = engine.receive(timeout_seconds=5) or []
+        wait([engine.connection], timeout=5)
+        received = engine.receive() or []
         found |= {finished.request_id: finished.output for finished in received if finished.output}
     return found
 
@@ -76,10 +83,8 @@ def test_answers_arrive_for_every_request(engine):
     }
 
 
-def test_waiting_for_nothing_ends_in_time(engine):
-    started = time.monotonic()
-    assert engine.receive(timeout_seconds=0.2) is None
-    assert time.monotonic() - started < 5
+def test_nothing_is_received_before_something_was_sent(engine):
+    assert engine.receive() is None
 
 
 def test_large_messages_in_both_directions_do_not_block_each_other(engine):
@@ -120,7 +125,7 @@ def test_an_engine_that_cannot_be_imported_says_why(tmp_path):
         EngineProcess("vllm", {"PYTHONPATH": str(tmp_path)}) as engine,
         pytest.raises(EngineError, match=r"failed: ImportError: libnuma.so.1 is missing") as caught,
     ):
-        engine.load(NOTHING)
+        load(engine)
     assert "The end of its log:" in str(caught.value)
     assert str(tmp_path / "vllm/__init__.py") in str(caught.value)
 
@@ -132,19 +137,19 @@ def test_an_engine_that_ends_before_it_speaks(tmp_path):
         EngineProcess("vllm", {"PYTHONPATH": str(tmp_path)}) as engine,
         pytest.raises(EngineError, match=r"exited with code 7.*The end of its log:\ngave up"),
     ):
-        engine.load(NOTHING)
+        load(engine)
 
 
 def test_variables_are_there_before_the_interpreter_starts():
     with EngineProcess("echo", {"OMP_NUM_THREADS": "3"}) as engine:
-        engine.load(NOTHING)
+        load(engine)
         pid = child_of_this_process()
         assert b"OMP_NUM_THREADS=3" in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
 
 
 def test_leaving_ends_the_engine():
     with EngineProcess("echo", {}) as engine:
-        engine.load(NOTHING)
+        load(engine)
         pid = child_of_this_process()
         started = time.monotonic()
     assert is_gone(pid, within_seconds=0)
@@ -153,7 +158,7 @@ def test_leaving_ends_the_engine():
 
 def test_leaving_ends_a_busy_engine():
     with EngineProcess("echo", {}) as engine:
-        engine.load(NOTHING)
+        load(engine)
         pid = child_of_this_process()
         engine.submit([request(number, b"x" * 10_000) for number in range(2_000)])
     assert is_gone(pid, within_seconds=0)
@@ -171,7 +176,8 @@ kind = "vllm" if what == "loads" else "echo"
 with EngineProcess(kind, {"PYTHONPATH": modules}) as engine:
     print(Path("/proc/thread-self/children").read_text().split()[0], flush=True)
     if what in ("waits", "hangs"):
-        engine.load(EngineSpecification(model_path=""))
+        engine.begin_load(EngineSpecification(model_path=""))
+        engine.finish_load()
     if what == "hangs":
         tokens = [echo.START_OF_MESSAGE, echo.END_OF_ROLE, echo.END_OF_PROMPT]
         engine.submit([GenerationRequest(request_id=1, token_ids=tokens, sampling={"max_tokens": 1})])

@@ -4,37 +4,114 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from kfp_llm_batch.engine.settings import EngineSettings, JobFacts, choose_dtype, plan_settings
+from kfp_llm_batch.engine.decisions import EngineSettings, JobFacts, Setting
+from kfp_llm_batch.engine.devices import choose_device, installed_build, vllm_version
+from kfp_llm_batch.engine.planning import plan_job
+from kfp_llm_batch.engine.settings import choose_dtype
+from kfp_llm_batch.engine.shares import place
+from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.machine import Machine, read_machine
-from kfp_llm_batch.models.resolving import resolve_model
+from kfp_llm_batch.models.resolving import Model, resolve_model
 
 
 def print_report(model_uri: str, *, rows: int, prompt_tokens: int, max_tokens: int, as_json: bool) -> None:
-    """Print the machine's facts and the plan for a job of this size."""
-    machine = read_machine()
-    facts = resolve_model(model_uri).facts
+    """Print the machine's facts and the plan for a job of this size.
+
+    Raises:
+        ConfigurationError: Such a job cannot run here; the facts have been printed.
+    """
+    machine, model = read_machine(), resolve_model(model_uri)
     job = JobFacts(
         requests=rows, longest_prompt_tokens=prompt_tokens, mean_prompt_tokens=prompt_tokens, max_tokens=max_tokens
     )
-    settings = plan_settings(machine, facts, job, choose_dtype("auto", facts), {})
+    try:
+        plan = _plan(machine, model, job)
+    except ConfigurationError as error:
+        _print(machine, model, None, str(error), as_json=as_json)
+        raise
+    _print(machine, model, plan, None, as_json=as_json)
+
+
+def _plan(machine: Machine, model: Model, job: JobFacts) -> EngineSettings:
+    device = choose_device("auto", machine, installed_build())
+    placement = place(machine, model.facts, job.requests, device, {})
+    return plan_job(placement, model, job, choose_dtype("auto", model.facts), {})
+
+
+def _print(machine: Machine, model: Model, plan: EngineSettings | None, refusal: str | None, *, as_json: bool) -> None:
     if as_json:
-        report = {"machine": dataclasses.asdict(machine), "model": dataclasses.asdict(facts), **settings.as_dict()}
-        print(json.dumps({**report, "usable_cpus": machine.usable_cpus}, indent=2))
+        facts = {"machine": machine.as_dict(), "model": dataclasses.asdict(model.facts)}
+        outcome = plan.as_dict() if plan else {"refusal": refusal}
+        print(json.dumps({**facts, "versions": vllm_version(), **outcome}, indent=2))
         return
-    _print_tables(machine, settings)
-
-
-def _print_tables(machine: Machine, settings: EngineSettings) -> None:
     console = Console()
-    machine_table = Table("fact", "value", title="This machine or pod")
-    for name, value in {**dataclasses.asdict(machine), "usable_cpus": machine.usable_cpus}.items():
-        machine_table.add_row(name, f"{value / 2**30:,.1f} GiB" if name.endswith("_bytes") else str(value))
-    console.print(machine_table)
-    plan = Table("setting", "value", "why", title="What follows for the engine")
-    for name, setting in {**settings.environment, **settings.arguments}.items():
-        plan.add_row(name, str(setting.value), setting.reason)
-    console.print(plan)
+    console.print(_machine_table(machine))
+    if plan:
+        console.print(_plan_table(plan))
+
+
+def _machine_table(machine: Machine) -> Table:
+    table = _table("fact", "value", title="This machine or pod")
+    for name, value in {**machine.as_dict(), **vllm_version()}.items():
+        table.add_row(name, Text(_shown(name, value)))
+    return table
+
+
+def _plan_table(plan: EngineSettings) -> Table:
+    """Values and reasons in one column: beside the longest name nothing else fits into 80 columns."""
+    table = _table("setting", "value, and why", title="What follows for the engine")
+    for settings in (plan.choices, plan.arguments, plan.environment):
+        for name, setting in settings.items():
+            table.add_row(name, _value_and_reason(name, setting))
+        table.add_section()
+    return table
+
+
+def _table(*columns: str, title: str) -> Table:
+    table = Table(title=title)
+    table.add_column(columns[0], no_wrap=True)
+    table.add_column(columns[1], overflow="fold")
+    return table
+
+
+def _value_and_reason(name: str, setting: Setting) -> Text:
+    return Text.assemble((_shown(name, setting.value), "bold"), "\n", (setting.reason, "dim"))
+
+
+def _shown(name: str, value: Any) -> str:
+    """A value for people: bytes with a unit, processors as ranges."""
+    if isinstance(value, Mapping):
+        return "\n".join(f"{key}: {_shown(name, entry)}" for key, entry in value.items()) or "-"
+    if name.endswith("_bytes"):
+        return _bytes(value)
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return _list(value)
+    return "-" if value is None or value == "" else str(value)
+
+
+def _bytes(number: int) -> str:
+    return f"{number / 2**30:,.1f} GiB" if number >= 2**30 else f"{number / 2**20:,.0f} MiB"
+
+
+def _list(values: Sequence[Any]) -> str:
+    if values and all(isinstance(value, int) for value in values):
+        return _ranges(values)
+    return ", ".join(f"({_list(value)})" if isinstance(value, tuple) else str(value) for value in values) or "-"
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """As the kernel writes lists of processors: 0-3,8."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)

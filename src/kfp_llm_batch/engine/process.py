@@ -80,18 +80,20 @@ class EngineProcess:
         self._end_soon()
         self._log.close()
 
-    def load(self, specification: EngineSpecification, check: Callable[[], None] = lambda: None) -> EngineReady:
-        """Load weights, and block until that is done.
+    def begin_load(self, specification: EngineSpecification) -> None:
+        """Say what to load, and do not wait for it."""
+        with contextlib.suppress(OSError):  # an engine that has ended is found out by `finish_load`
+            self._connection.send(specification)
+
+    def finish_load(self, check: Callable[[], None] = lambda: None) -> EngineReady:
+        """Block until the weights are loaded.
 
         Args:
-            specification: What to load.
             check: Called every second; what it raises ends the wait.
 
         Raises:
             EngineError: The engine could not start; the message holds the end of its log.
         """
-        with contextlib.suppress(OSError):  # an engine that has ended is found out below
-            self._connection.send(specification)
         while not self._connection.poll(1.0):
             check()
         message = self._receive()
@@ -99,6 +101,11 @@ class EngineProcess:
             raise EngineError("The engine sent an answer before it was ready")
         self._is_loaded = True
         return message
+
+    @property
+    def connection(self) -> Connection:
+        """For waiting on several engines at once; only `receive` reads it."""
+        return self._connection
 
     def kill(self) -> None:
         """End the process at once."""
@@ -113,13 +120,13 @@ class EngineProcess:
         except OSError:
             raise self._ended() from None
 
-    def receive(self, timeout_seconds: float) -> list[FinishedRequest] | None:
-        """Requests that have finished, an empty list as a sign of life, or None when the time is over before either.
+    def receive(self) -> list[FinishedRequest] | None:
+        """Requests that have finished, an empty list as a sign of life, or None when there is neither yet.
 
         Raises:
             EngineDiedError: The engine's process failed or ended.
         """
-        if not self._connection.poll(timeout_seconds):
+        if not self._connection.poll():
             return None
         message = self._receive()
         if not isinstance(message, list):

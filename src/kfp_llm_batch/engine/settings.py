@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from kfp_llm_batch.engine.compiling import reason_to_compile
-from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.engine.decisions import EngineSettings, JobFacts, Setting, chosen_by_user
+from kfp_llm_batch.engine.devices import CPU, ON_CPU
+from kfp_llm_batch.engine.kv_cache import BatchSizes, least_kv_bytes, memory_for_kv, plan_kv_cache, round_up
+from kfp_llm_batch.engine.process_environment import VARIABLES, plan_environment
 from kfp_llm_batch.machine import Machine
 from kfp_llm_batch.models.resolving import ModelFacts
 
 MAX_SEQUENCES = 256
 """vLLM's own offline default on CPU."""
 MAX_BATCHED_TOKENS = 4096
-BLOCK_TOKENS = 128
-KV_HEADROOM = 1.25
-"""Over the average request, since the requests running at one time are longer than the average."""
-BASE_BYTES = 900 * 2**20
-"""Interpreter, torch and vLLM in one process before any weights."""
-SPARE_SHARE = 0.08
-"""Of the memory limit, left to this parent process and to page cache."""
+BLOCK_TOKENS = 32
+"""The least that the kernels take; the speed is that of 64, 128 and 256: benchmarks/results/sizes.json."""
+ENGINES_OPTION = "engines"
+"""In `engine_options`; the others are vLLM's. See shares.py."""
 _LEAST_STANDARD_LEN = 512
 
-_CACHES = {
-    "VLLM_CACHE_ROOT": "vllm",
-    "VLLM_CONFIG_ROOT": "vllm-config",
-    "TORCHINDUCTOR_CACHE_DIR": "torchinductor",
-    "TRITON_CACHE_DIR": "triton",
-    "NUMBA_CACHE_DIR": "numba",
+_ON_EVERY_DEVICE = {
+    "enable_prefix_caching": Setting(value=True, reason="rows of one template share their first tokens"),
+    "seed": Setting(value=0, reason="every sampled row has its own seed"),
+    "trust_remote_code": Setting(value=False, reason="code from a model's folder is never run"),
+    "load_format": Setting(value="safetensors", reason="pickle files can run code"),
 }
 
 _SPEED_ONLY = frozenset(
@@ -48,60 +46,14 @@ _SPEED_ONLY = frozenset(
         "max_num_seqs",
         "performance_mode",
         "safetensors_load_strategy",
+        ENGINES_OPTION,
+        *VARIABLES,
     }
 )
-"""Engine arguments that do not change what is answered; every other one is part of a request's identity."""
+"""Options that do not change what is answered; every other one is part of a request's identity."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class JobFacts:
-    """What is known of the work once every row has been tokenized."""
-
-    requests: int
-    longest_prompt_tokens: int
-    mean_prompt_tokens: float
-    max_tokens: int
-
-    @property
-    def tokens(self) -> float:
-        """Of all prompts and of answers as long as they may be."""
-        return self.requests * (self.mean_prompt_tokens + self.max_tokens)
-
-    @property
-    def longest_request_tokens(self) -> int:
-        """The longest prompt with its longest answer."""
-        return self.longest_prompt_tokens + self.max_tokens
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """A value and why it was chosen."""
-
-    value: Any
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
-class EngineSettings:
-    """Arguments of the engine and variables of its process."""
-
-    arguments: Mapping[str, Setting]
-    environment: Mapping[str, Setting]
-
-    def argument_values(self) -> dict[str, Any]:
-        """Keyword arguments for the engine."""
-        return {name: setting.value for name, setting in self.arguments.items()}
-
-    def environment_values(self) -> dict[str, str]:
-        """Variables for the engine's process."""
-        return {name: setting.value for name, setting in self.environment.items()}
-
-    def as_dict(self) -> dict[str, Any]:
-        """For the manifest and `doctor --json`."""
-        return {
-            "arguments": {name: dataclasses.asdict(setting) for name, setting in self.arguments.items()},
-            "environment": {name: dataclasses.asdict(setting) for name, setting in self.environment.items()},
-        }
+_NOT_ARGUMENTS = frozenset({ENGINES_OPTION, *VARIABLES})
 
 
 def choose_dtype(dtype: str, model: ModelFacts) -> Setting:
@@ -126,9 +78,12 @@ def plan_settings(
     dtype: Setting,
     options: Mapping[str, Any],
     *,
+    device: Setting = ON_CPU,
     is_compiled: bool = False,
 ) -> EngineSettings:
     """Decide everything that vLLM would otherwise guess from the host instead of the pod.
+
+    On a GPU memory, batch sizes, compiling and threads are left to vLLM, which is at home there.
 
     Args:
         machine: What the process may use.
@@ -136,116 +91,110 @@ def plan_settings(
         job: Sizes of the work.
         dtype: From `choose_dtype`.
         options: The user's `engine_options`, which win.
+        device: From `choose_device`.
         is_compiled: Whether these settings were compiled before on such a machine.
 
     Raises:
         ConfigurationError: Weights and the smallest key-value cache do not fit into the memory left.
     """
-    max_len = min(model.max_model_len, _round_up(job.longest_request_tokens + 1, BLOCK_TOKENS))
-    sequences = max(1, min(MAX_SEQUENCES, job.requests))
-    cache = _kv_cache(machine, model, job, sequences, max_len)
-    does_compile, why = reason_to_compile(
-        machine,
-        job.tokens * model.weight_bytes,
-        is_compiled=is_compiled,
-        free_bytes=memory_for_kv(machine, model) - cache.value,
+    sizes = _needed_sizes(model, job, options)
+    arguments = {"dtype": dtype, "max_model_len": _whole_blocks(sizes), **_ON_EVERY_DEVICE}
+    if device.value == CPU:
+        arguments |= _cpu_arguments(machine, model, job, dtype.value, sizes, options, is_compiled=is_compiled)
+    chosen = {name: chosen_by_user(value) for name, value in options.items() if name not in _NOT_ARGUMENTS}
+    return EngineSettings(
+        choices={"device": device, "quantization": _quantization(model)},
+        arguments={**arguments, **chosen},
+        environment=plan_environment(machine, device, options),
     )
-    own = {
-        "dtype": dtype,
-        "max_model_len": Setting(value=max_len, reason="the longest prompt with its answer, in whole blocks"),
-        "max_num_seqs": Setting(value=sequences, reason=f"at most {MAX_SEQUENCES}, at most one per request"),
-        "max_num_batched_tokens": Setting(
-            value=max(MAX_BATCHED_TOKENS, max_len), reason="vLLM's offline default on CPU, or one whole prompt"
-        ),
-        "kv_cache_memory_bytes": cache,
-        "enforce_eager": Setting(value=not does_compile, reason=why),
-        "enable_prefix_caching": Setting(value=True, reason="rows of one template share their first tokens"),
-        "seed": Setting(value=0, reason="every sampled row has its own seed"),
-        "trust_remote_code": Setting(value=False, reason="code from a model's folder is never run"),
-        "load_format": Setting(value="safetensors", reason="pickle files can run code"),
-    }
-    chosen = {name: Setting(value=value, reason="set by engine_options") for name, value in options.items()}
-    arguments = {**own, **chosen}
-    if not arguments["enforce_eager"].value:
-        arguments |= _standard_sizes(machine, model, job, options)
-    return EngineSettings(arguments=arguments, environment=plan_environment(machine))
 
 
-def _standard_sizes(
-    machine: Machine, model: ModelFacts, job: JobFacts, options: Mapping[str, Any]
-) -> dict[str, Setting]:
+def default_sizes(model: ModelFacts) -> BatchSizes:
+    """For a job that is not known yet."""
+    return _sizes(min(model.max_model_len, _LEAST_STANDARD_LEN), MAX_SEQUENCES, BLOCK_TOKENS, {})
+
+
+def _needed_sizes(model: ModelFacts, job: JobFacts, options: Mapping[str, Any]) -> BatchSizes:
+    """As small as the job allows, where the user has not set them."""
+    block = options.get("block_size", BLOCK_TOKENS)
+    longest = min(model.max_model_len, round_up(job.longest_request_tokens + 1, block))
+    return _sizes(longest, max(1, min(MAX_SEQUENCES, job.requests)), block, options)
+
+
+def _standard_sizes(model: ModelFacts, job: JobFacts, options: Mapping[str, Any]) -> BatchSizes:
     """Few different sizes, since vLLM compiles anew for each: those of one job serve the next.
 
     A longer context costs memory only in that the cache must hold one such request.
     """
-    wanted = max(_LEAST_STANDARD_LEN, 1 << job.longest_request_tokens.bit_length())
-    max_len = min(model.max_model_len, wanted)
-    sizes = {"max_num_seqs": MAX_SEQUENCES, "max_model_len": max_len}
-    sizes["max_num_batched_tokens"] = max(MAX_BATCHED_TOKENS, max_len)
-    least = (max_len + BLOCK_TOKENS) * model.kv_bytes_per_token
-    if least > memory_for_kv(machine, model):
-        return {}
-    standard = {
-        name: Setting(value=value, reason="a size that compiled code is shared by") for name, value in sizes.items()
+    longest = min(model.max_model_len, max(_LEAST_STANDARD_LEN, 1 << job.longest_request_tokens.bit_length()))
+    return _sizes(longest, MAX_SEQUENCES, options.get("block_size", BLOCK_TOKENS), options)
+
+
+def _sizes(longest: int, sequences: int, block: int, options: Mapping[str, Any]) -> BatchSizes:
+    longest = options.get("max_model_len", longest)
+    return BatchSizes(
+        max_model_len=longest,
+        max_num_seqs=options.get("max_num_seqs", sequences),
+        max_num_batched_tokens=options.get("max_num_batched_tokens", max(MAX_BATCHED_TOKENS, longest)),
+        block_size=block,
+    )
+
+
+def _cpu_arguments(
+    machine: Machine,
+    model: ModelFacts,
+    job: JobFacts,
+    dtype: str,
+    sizes: BatchSizes,
+    options: Mapping[str, Any],
+    *,
+    is_compiled: bool,
+) -> dict[str, Setting]:
+    cache = _kv_cache(machine, model, job, dtype, sizes, options)
+    does_compile, why = reason_to_compile(
+        machine,
+        job.tokens * model.weight_bytes,
+        is_compiled=is_compiled,
+        free_bytes=memory_for_kv(machine, model, dtype, sizes) - cache.value,
+    )
+    eager = {"enforce_eager": Setting(value=not does_compile, reason=why)}
+    if options.get("enforce_eager", not does_compile):
+        return {**_needed(sizes), "kv_cache_memory_bytes": cache, **eager}
+    standard = _standard_sizes(model, job, options)
+    if least_kv_bytes(model, dtype, standard) > memory_for_kv(machine, model, dtype, standard):
+        return {**_needed(sizes), "kv_cache_memory_bytes": cache, **eager}
+    cache = _kv_cache(machine, model, job, dtype, standard, options)
+    return {**_shared(standard), "kv_cache_memory_bytes": cache, **eager}
+
+
+def _kv_cache(
+    machine: Machine, model: ModelFacts, job: JobFacts, dtype: str, sizes: BatchSizes, options: Mapping[str, Any]
+) -> Setting:
+    if chosen := options.get("kv_cache_memory_bytes"):
+        return chosen_by_user(chosen)
+    return plan_kv_cache(machine, model, job, dtype, sizes)
+
+
+def _needed(sizes: BatchSizes) -> dict[str, Setting]:
+    reasons = {
+        "max_num_seqs": f"at most {MAX_SEQUENCES}, at most one per request",
+        "max_num_batched_tokens": "vLLM's offline default on CPU, or one whole prompt",
+        "block_size": "the smallest: more of a shared beginning is found, at the same speed",
     }
-    cache = _kv_cache(machine, model, job, min(MAX_SEQUENCES, job.requests), max_len)
-    return {
-        name: setting for name, setting in {**standard, "kv_cache_memory_bytes": cache}.items() if name not in options
-    }
+    values = dataclasses.asdict(sizes)
+    return {name: Setting(value=values[name], reason=reason) for name, reason in reasons.items()}
 
 
-def plan_environment(machine: Machine) -> dict[str, Setting]:
-    """Variables of the engine's process, which depend on the machine alone."""
-    quota = "no quota" if machine.cpu_quota is None else f"a quota of {machine.cpu_quota:g} processors"
-    threads = f"{machine.physical_cores} cores in the affinity mask, {quota}"
-    return {
-        "OMP_NUM_THREADS": Setting(value=str(machine.usable_cpus), reason=threads),
-        "VLLM_ENABLE_V1_MULTIPROCESSING": Setting(
-            value="0", reason="one process: no copies through /dev/shm, which is 64 MiB in a pod"
-        ),
-        "VLLM_NO_USAGE_STATS": Setting(value="1", reason="nothing is sent anywhere"),
-        "HF_HUB_OFFLINE": Setting(value="1", reason="the model is a local folder by now"),
-        **{
-            name: Setting(value=f"{machine.engine_cache}/{folder}", reason="a pod's home cannot be written")
-            for name, folder in _CACHES.items()
-        },
-    }
+def _shared(sizes: BatchSizes) -> dict[str, Setting]:
+    reason = "a size that compiled code is shared by"
+    return {name: Setting(value=value, reason=reason) for name, value in dataclasses.asdict(sizes).items()}
 
 
-def engine_environment(machine: Machine) -> dict[str, str]:
-    """The values of `plan_environment`, for a process that starts before the job is known."""
-    return {name: setting.value for name, setting in plan_environment(machine).items()}
+def _whole_blocks(sizes: BatchSizes) -> Setting:
+    return Setting(value=sizes.max_model_len, reason="the longest prompt with its answer, in whole blocks")
 
 
-def _kv_cache(machine: Machine, model: ModelFacts, job: JobFacts, sequences: int, max_len: int) -> Setting:
-    per_request = _round_up(round(job.mean_prompt_tokens * KV_HEADROOM) + job.max_tokens, BLOCK_TOKENS)
-    tokens_wanted = max(max_len + BLOCK_TOKENS, sequences * per_request)
-    wanted = tokens_wanted * model.kv_bytes_per_token
-    least = (max_len + BLOCK_TOKENS) * model.kv_bytes_per_token
-    free = memory_for_kv(machine, model)
-    if free < least:
-        raise ConfigurationError(
-            f"Not enough memory: the longest request needs a key-value cache of {_mib(least)}, and {_mib(free)} are "
-            f"left of {_mib(machine.memory_limit_bytes)} beside weights of {_mib(model.weight_bytes)}",
-            remedy=f"Raise resources_memory by {_mib(least - free)}, or lower generation_max_tokens.",
-        )
-    if wanted <= free:
-        return Setting(value=wanted, reason=f"{sequences} requests of {per_request} tokens at a time")
-    return Setting(value=free, reason="all that the memory limit leaves; fewer requests run at a time")
-
-
-def memory_for_kv(machine: Machine, model: ModelFacts) -> int:
-    """Bytes left for the key-value cache beside weights, activations and the processes themselves."""
-    activations = MAX_BATCHED_TOKENS * (model.hidden_size + 2 * model.intermediate_size) * 2
-    logits = MAX_SEQUENCES * model.vocab_size * 4
-    embeddings = model.vocab_size * model.hidden_size * 2  # vLLM keeps a packed copy for the output layer
-    taken = BASE_BYTES + model.weight_bytes + embeddings + activations + logits
-    return max(0, machine.memory_available_bytes - round(machine.memory_limit_bytes * SPARE_SHARE) - taken)
-
-
-def _round_up(number: int, multiple: int) -> int:
-    return -(-number // multiple) * multiple
-
-
-def _mib(number: int) -> str:
-    return f"{number / 2**20:,.0f} MiB"
+def _quantization(model: ModelFacts) -> Setting:
+    if not model.quantized_formats:
+        return Setting(value="none", reason="config.json declares plain weights; quantize_model makes smaller ones")
+    return Setting(value=", ".join(model.quantized_formats), reason="config.json declares it, and there is a kernel")

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection
 from typing import Self
 
 from kfp_llm_batch.engine.messages import EngineReady, EngineSpecification, FinishedRequest, GenerationRequest
@@ -22,7 +23,7 @@ MAX_RESTARTS = 40
 
 
 class EngineSupervisor:
-    """An engine that outlives its own death; used like `EngineProcess`.
+    """An engine that outlives its own death; used like `EngineProcess`, several of them by an `EngineGroup`.
 
     After a death the requests in flight are tried again in halves, one half at a time, until one request dies alone.
     That one is answered with a refusal. Every other request is answered as if nothing had happened.
@@ -63,16 +64,25 @@ class EngineSupervisor:
         """End the engine at once, whatever it works on."""
         self._engine.kill()
 
-    def load(self, specification: EngineSpecification) -> EngineReady:
-        """Load weights, and block until that is done.
+    def begin_load(self, specification: EngineSpecification) -> None:
+        """Say what to load, and do not wait for it."""
+        self._specification = specification
+        self._engine.begin_load(specification)
+
+    def finish_load(self) -> EngineReady:
+        """Block until the weights are loaded.
 
         Raises:
             EngineError: The engine could not start.
         """
-        self._specification = specification
-        ready = self._engine.load(specification, self._check)
-        self._silent_seconds = 0.0
+        ready = self._engine.finish_load(self._check)
+        self._heard_at = time.monotonic()
         return ready
+
+    @property
+    def connection(self) -> Connection:
+        """Readable when `receive` has something to return; another one after each restart."""
+        return self._engine.connection
 
     def submit(self, requests: list[GenerationRequest]) -> None:
         """Hand over requests; while a culprit is sought they wait, so that they are not suspected."""
@@ -81,17 +91,15 @@ class EngineSupervisor:
         else:
             self._start(requests)
 
-    def receive(self, timeout_seconds: float) -> list[FinishedRequest]:
-        """Requests that have finished; none when the time is over before one has.
+    def receive(self) -> list[FinishedRequest]:
+        """Requests that have finished since the last call; does not wait for any.
 
         Raises:
             EngineError: The engine cannot be kept running.
         """
-        self._check()
-        started = time.monotonic()
         try:
-            finished = self._engine.receive(min(timeout_seconds, self._hang_seconds))
-            self._check_silence(finished, time.monotonic() - started)
+            finished = self._engine.receive()
+            self._check_silence(finished)
         except EngineDiedError as death:
             finished = self._recover(death)
         for entry in finished or ():
@@ -100,8 +108,9 @@ class EngineSupervisor:
         return finished or []
 
     def _start(self, requests: list[GenerationRequest]) -> None:
+        if not self._running:
+            self._heard_at = time.monotonic()  # it had nothing to tell of
         self._running.update((request.request_id, request) for request in requests)
-        self._silent_seconds = 0.0
         try:
             self._engine.submit(requests)
         except EngineDiedError:
@@ -115,13 +124,11 @@ class EngineSupervisor:
         else:
             self._is_isolating = False
 
-    def _check_silence(self, finished: list[FinishedRequest] | None, waited_seconds: float) -> None:
-        """Only time spent listening counts: the caller may have been busy storing a part."""
+    def _check_silence(self, finished: list[FinishedRequest] | None) -> None:
+        """Judged by what there is to read: the caller may have been busy storing a part, and the engine was not."""
         if finished is not None or not self._running:
-            self._silent_seconds = 0.0
-            return
-        self._silent_seconds += waited_seconds
-        if self._silent_seconds >= self._hang_seconds:
+            self._heard_at = time.monotonic()
+        elif time.monotonic() - self._heard_at >= self._hang_seconds:
             self._engine.kill()
             raise EngineDiedError("engine_hung", f"gave no sign of life for {self._hang_seconds:g} s")
 
@@ -145,7 +152,8 @@ class EngineSupervisor:
         started = time.monotonic()
         self._engine.__exit__(EngineDiedError)
         self.__enter__()
-        self.load(self._specification)
+        self.begin_load(self._specification)
+        self.finish_load()
         self.seconds_lost += time.monotonic() - started
 
 

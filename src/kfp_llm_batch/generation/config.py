@@ -8,19 +8,28 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kfp_llm_batch.engine.devices import DEVICES, check_build, installed_build
+from kfp_llm_batch.engine.process_environment import VARIABLES
+from kfp_llm_batch.engine.settings import ENGINES_OPTION
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.results.formats import check_output_format
 from kfp_llm_batch.results.publishing import CHECKPOINT_FOLDER
 from kfp_llm_batch.storage.uris import join_uri
 
-DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", "bfloat16", "float16", "float32")
 CONTEXT_POLICIES = ("error", "truncate_left", "truncate_right", "truncate_middle")
 SPECIAL_TOKENS = ("text", "refuse")
 
 _RESERVED_OPTIONS = frozenset({"model", "tokenizer", "revision", "tokenizer_revision", "hf_config_path", "dtype"})
-_COUNTS = ("max_model_len", "max_num_seqs", "max_num_batched_tokens", "kv_cache_memory_bytes")
+_COUNTS = (
+    "max_model_len",
+    "max_num_seqs",
+    "max_num_batched_tokens",
+    "kv_cache_memory_bytes",
+    "block_size",
+    ENGINES_OPTION,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +46,7 @@ class GenerationConfig:
     engine_device: str = "auto"
     engine_dtype: str = "auto"
     engine_options: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of vLLM's EngineArgs; they win over what is planned."""
+    """Arguments of vLLM's EngineArgs, and variables of its process in capitals; they win over what is planned."""
     output_uri: str | None = None
     """Where the result will go; checked before the weights load, as is its format."""
     output_format: str = "parquet"
@@ -64,9 +73,7 @@ class GenerationConfig:
         self._check_limits()
         self._check_engine_options()
         if self.engine_device == "cuda":
-            raise ConfigurationError(
-                "The installed vLLM is a CPU build", received="engine_device=cuda", allowed=["auto", "cpu"]
-            )
+            check_build("cuda", installed_build())
 
     def _check_limits(self) -> None:
         if not 0 <= self.max_error_rate <= 1:
@@ -86,6 +93,9 @@ class GenerationConfig:
             count = self.engine_options.get(name, 1)
             if not isinstance(count, int) or isinstance(count, bool) or count < 1:
                 raise ConfigurationError(f"engine_options: {name} is no positive whole number", received=count)
+        for name, value in self.engine_options.items():
+            if name.isupper():
+                _check_variable(name, value)
         try:
             json.dumps(self.engine_options, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
@@ -96,6 +106,13 @@ class GenerationConfig:
         """The given one, or the one beside the output; None without either."""
         beside = join_uri(self.output_uri, CHECKPOINT_FOLDER) if self.output_uri else None
         return self.checkpoint_uri or beside
+
+
+def _check_variable(name: str, value: object) -> None:
+    if name not in VARIABLES:
+        raise ConfigurationError("engine_options: no variable that is planned", received=name, allowed=VARIABLES)
+    if not isinstance(value, str | int) or isinstance(value, bool):
+        raise ConfigurationError(f"engine_options: {name} is neither text nor a whole number", received=value)
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -8,8 +8,12 @@ import logging
 import tempfile
 from pathlib import Path
 
-from kfp_llm_batch.engine.settings import answer_settings, choose_dtype, engine_environment
-from kfp_llm_batch.engine.supervisor import EngineSupervisor
+from kfp_llm_batch.engine.decisions import Setting
+from kfp_llm_batch.engine.devices import CPU, choose_device, installed_build
+from kfp_llm_batch.engine.group import EngineGroup
+from kfp_llm_batch.engine.process_environment import check_engine_cache, engine_environment
+from kfp_llm_batch.engine.settings import answer_settings, choose_dtype
+from kfp_llm_batch.engine.shares import Placement, place
 from kfp_llm_batch.engine.warming import take_engine_cache
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.generation.chat_tokenizer import ChatTokenizer, EchoTokenizer, ModelTokenizer
@@ -23,7 +27,7 @@ from kfp_llm_batch.generation.preparation import RowPreparer
 from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.run import GenerationRun
 from kfp_llm_batch.generation.survey import Survey
-from kfp_llm_batch.machine import read_machine
+from kfp_llm_batch.machine import Machine, read_machine
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.models.resolving import Model, resolve_model
 from kfp_llm_batch.results.publishing import check_destination, existing_result, fetch_result
@@ -47,18 +51,18 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
     checkpoint = Checkpoint(config.effective_checkpoint_uri) if config.effective_checkpoint_uri else None
     model = resolve_model(config.model_uri, config.model_revision)
     machine, codes = read_machine(), config.retry_error_codes
-    if config.engine_cache:
-        take_engine_cache(config.engine_cache, machine)
+    placement = _placement(config, prompts, model, machine)
     with (
         Termination() as termination,
         tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder,
-        EngineSupervisor(model.engine, engine_environment(machine), termination.check) as engine,
+        _engines(config, model, placement, termination) as engine,
     ):
         run = GenerationRun(
             config=config,
             prompts=prompts,
             model=model,
             machine=machine,
+            placement=placement,
             engine=engine,
             preparer=_preparer(config, model),
             writer=PartWriter(result_folder, prompts),
@@ -75,6 +79,24 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
         manifest = run.answer(survey)
     manifest.save(result_folder)
     return manifest
+
+
+def _placement(config: GenerationConfig, prompts: Prompts, model: Model, machine: Machine) -> Placement:
+    """Where the engines run, their caches being in place."""
+    if model.engine == "echo":
+        one = Setting(value=1, reason="echo:// computes nothing")
+        return Placement(device=Setting(value=CPU, reason=one.reason), engines=one, shares=(machine,))
+    device = choose_device(config.engine_device, machine, installed_build())
+    if config.engine_cache:
+        take_engine_cache(config.engine_cache, machine)
+    check_engine_cache(machine)
+    requests = prompts.manifest.rows * config.sampling.n
+    return place(machine, model.facts, requests, device, config.engine_options)
+
+
+def _engines(config: GenerationConfig, model: Model, placement: Placement, termination: Termination) -> EngineGroup:
+    environments = [engine_environment(share, placement.device, config.engine_options) for share in placement.shares]
+    return EngineGroup(model.engine, environments, termination.check)
 
 
 def _preparer(config: GenerationConfig, model: Model) -> RowPreparer:

@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 
-from kfp_llm_batch.engine.compiling import CompileRecord
+from kfp_llm_batch.engine.decisions import EngineSettings
+from kfp_llm_batch.engine.group import EngineGroup
 from kfp_llm_batch.engine.messages import EngineSpecification
-from kfp_llm_batch.engine.settings import EngineSettings, Setting, choose_dtype, plan_settings
-from kfp_llm_batch.engine.supervisor import EngineSupervisor
+from kfp_llm_batch.engine.planning import compile_record, plan_job
+from kfp_llm_batch.engine.settings import choose_dtype
+from kfp_llm_batch.engine.shares import Placement
 from kfp_llm_batch.errors import BatchError
 from kfp_llm_batch.generation.answering import ROWS_PER_WINDOW, AnswerLoop, pending_answers
 from kfp_llm_batch.generation.answers import PendingAnswer
@@ -46,12 +48,13 @@ class GenerationRun:
     prompts: Prompts
     model: Model
     machine: Machine
+    placement: Placement
     preparer: RowPreparer
     writer: PartWriter
     budget: ErrorBudget
     deadline: Deadline
     termination: Termination
-    engine: EngineSupervisor
+    engine: EngineGroup
     """Started, and not loaded yet."""
     earlier: EarlierResult | None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -98,7 +101,8 @@ class GenerationRun:
     def answer(self, survey: Survey) -> ResultManifest:
         """Second pass: generate what is not done, and account for every row."""
         dtype = choose_dtype(self.config.engine_dtype, self.model.facts)
-        settings = self._plan(survey, dtype)
+        options = self.config.engine_options
+        settings = plan_job(self.placement, self.model, survey.job(), dtype, options)
         with _keeping_finished_rows(self.writer):
             answers = self._pending_answers(survey)
             if rows := survey.rows - survey.faults - survey.done.count(1):
@@ -111,18 +115,6 @@ class GenerationRun:
             self.budget.check_finished(self.writer.keys.count)
         return self._manifest(survey, settings)
 
-    def _plan(self, survey: Survey, dtype: Setting) -> EngineSettings:
-        def plan(is_compiled: bool) -> EngineSettings:
-            options = self.config.engine_options
-            return plan_settings(self.machine, self.model.facts, survey.job(), dtype, options, is_compiled=is_compiled)
-
-        settings = plan(is_compiled=True)
-        return settings if self._compiled.holds(settings.argument_values()) else plan(is_compiled=False)
-
-    @property
-    def _compiled(self) -> CompileRecord:
-        return CompileRecord(self.machine, str(self.model.folder), self.model.digest)
-
     def _pending_answers(self, survey: Survey) -> Iterator[PendingAnswer]:
         if not self.deadline.is_set:
             return pending_answers(
@@ -134,13 +126,19 @@ class GenerationRun:
 
     def _generate(self, settings: EngineSettings, answers: Iterator[PendingAnswer], rows: int) -> None:
         arguments, engine, started = settings.argument_values(), self.engine, time.monotonic()
-        _LOG.info("Loading the model with %s threads.", settings.environment_values()["OMP_NUM_THREADS"])
-        ready = engine.load(EngineSpecification(model_path=str(self.model.folder), arguments=arguments))
+        record = compile_record(self.machine, self.model)
+        does_compile = self.model.engine == "vllm" and not arguments.get("enforce_eager", True)
+        is_compiled = does_compile and record.holds(arguments)
+        _LOG.info("Loading the model: %s.", self._place_in_words(settings))
+        ready = engine.load(
+            EngineSpecification(model_path=str(self.model.folder), arguments=arguments, is_compiled=is_compiled),
+            is_first_alone=does_compile and not is_compiled,
+        )
         self.versions.update(ready.versions)
         self._lap("load", started)
         _LOG.info("The engine is ready after %.1f s.", ready.load_seconds)
-        if self.model.engine == "vllm" and not arguments["enforce_eager"]:
-            self._compiled.add(arguments)
+        if does_compile:
+            record.add(arguments)
         self.deadline.check_before_first_answer()
         started = time.monotonic()
         with ProgressReport(rows) as progress:
@@ -148,7 +146,7 @@ class GenerationRun:
                 engine=engine,
                 writer=self.writer,
                 progress=progress,
-                max_in_flight=2 * arguments["max_num_seqs"],
+                max_in_flight=settings.max_in_flight * len(engine),
                 deadline=self.deadline,
             )
             loop.run(answers)
@@ -157,6 +155,10 @@ class GenerationRun:
         if engine.restarts:
             self.seconds["engine_restarts"] = round(engine.seconds_lost, 3)
             _LOG.warning("The engine was restarted %d times; %.0f s were lost.", engine.restarts, engine.seconds_lost)
+
+    def _place_in_words(self, settings: EngineSettings) -> str:
+        threads = settings.environment_values().get("OMP_NUM_THREADS", "vLLM's own choice of")
+        return f"{len(self.engine)} engines on {self.placement.device.value}, each with {threads} threads"
 
     def _lap(self, phase: str, started: float) -> None:
         self.seconds[phase] = round(time.monotonic() - started, 3)
@@ -205,7 +207,7 @@ class GenerationRun:
                 "python": platform.python_version(),
                 **self.versions,
             },
-            machine=dataclasses.asdict(self.machine),
+            machine=self.machine.as_dict(),
             retry_of={"uri": self.earlier.uri, "rows": self.earlier.rows} if self.earlier else {},
             timings_seconds=self.seconds,
         )

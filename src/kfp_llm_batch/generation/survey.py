@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from kfp_llm_batch.engine.settings import JobFacts
+from kfp_llm_batch.engine.decisions import JobFacts
 from kfp_llm_batch.generation.answers import invalid_completion
 from kfp_llm_batch.generation.checkpoint import RowIndex
 from kfp_llm_batch.generation.earlier_result import EarlierResult

@@ -44,6 +44,8 @@ class ModelFacts:
     hidden_size: int
     intermediate_size: int
     dtype: str
+    quantized_formats: tuple[str, ...] = ()
+    """How the weights are quantized; none if they are plain."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,11 @@ class Model:
     digest: str
     """SHA-256 over the names and contents of weights, configuration, tokenizer and chat template."""
     facts: ModelFacts
-    quantized_formats: tuple[str, ...] = ()
-    """How the weights are quantized; none if they are plain."""
+
+    @property
+    def quantized_formats(self) -> tuple[str, ...]:
+        """How the weights are quantized; none if they are plain."""
+        return self.facts.quantized_formats
 
 
 def resolve_model(uri: str, revision: str | None = None) -> Model:
@@ -83,8 +88,7 @@ def resolve_model(uri: str, revision: str | None = None) -> Model:
         folder=folder,
         revision=found_revision,
         digest=hashlib.sha256(digests.encode()).hexdigest(),
-        facts=_read_facts(folder),
-        quantized_formats=formats,
+        facts=_read_facts(folder, formats),
     )
 
 
@@ -199,7 +203,7 @@ def files_in_use(names: Iterable[str], uri: str) -> list[str]:
     )
 
 
-def _read_facts(folder: Path) -> ModelFacts:
+def _read_facts(folder: Path, formats: tuple[str, ...]) -> ModelFacts:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         text: Mapping[str, Any] = config.get("text_config", config)
@@ -216,6 +220,7 @@ def _read_facts(folder: Path) -> ModelFacts:
             hidden_size=text["hidden_size"],
             intermediate_size=text.get("intermediate_size") or 4 * text["hidden_size"],
             dtype=dtype,
+            quantized_formats=formats,
         )
     except (ValueError, ArithmeticError, KeyError, TypeError, AttributeError) as error:
         raise ConfigurationError(

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from kfp_llm_batch.engine.decisions import EngineSettings, JobFacts
+from kfp_llm_batch.engine.group import EngineGroup
 from kfp_llm_batch.engine.messages import EngineSpecification, FinishedRequest, GenerationRequest
-from kfp_llm_batch.engine.settings import EngineSettings, JobFacts, choose_dtype, plan_settings
-from kfp_llm_batch.engine.supervisor import EngineSupervisor
+from kfp_llm_batch.engine.settings import choose_dtype, plan_settings
 from kfp_llm_batch.errors import EngineError
 from kfp_llm_batch.generation.preparation import PreparedRow
 from kfp_llm_batch.machine import Machine
@@ -105,7 +106,7 @@ def measure(model: Model, rows: Sequence[PreparedRow], max_tokens: int, machine:
     answering = [_request(row, {"max_tokens": min(max_tokens, row.room)}) for row in rows]
     settings = _settings(model, rows, max_tokens, machine)
     specification = EngineSpecification(model_path=str(model.folder), arguments=settings.argument_values())
-    with EngineSupervisor(model.engine, settings.environment_values()) as engine:
+    with EngineGroup(model.engine, [settings.environment_values()]) as engine:
         engine.load(specification)
         scored = _finish(engine, scoring)  # first, so that the kernels are warm when time is taken
         started = time.monotonic()
@@ -141,7 +142,7 @@ def _settings(model: Model, rows: Sequence[PreparedRow], max_tokens: int, machin
     return plan_settings(left, model.facts, job, choose_dtype("auto", model.facts), options)
 
 
-def _finish(engine: EngineSupervisor, requests: list[GenerationRequest]) -> list[FinishedRequest]:
+def _finish(engine: EngineGroup, requests: list[GenerationRequest]) -> list[FinishedRequest]:
     """All outcomes in the order of the requests; a comparison with rows missing would be none."""
     engine.submit(requests)
     outcomes: dict[int, FinishedRequest] = {}

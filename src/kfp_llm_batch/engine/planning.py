@@ -1,0 +1,39 @@
+"""The plan that a job gets, with what was compiled before on this machine taken into account."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from kfp_llm_batch.engine.compiling import CompileRecord
+from kfp_llm_batch.engine.decisions import EngineSettings, JobFacts, Setting
+from kfp_llm_batch.engine.settings import plan_settings
+from kfp_llm_batch.engine.shares import Placement
+from kfp_llm_batch.machine import Machine
+from kfp_llm_batch.models.resolving import Model
+
+
+def plan_job(
+    placement: Placement, model: Model, job: JobFacts, dtype: Setting, options: Mapping[str, Any]
+) -> EngineSettings:
+    """Plan each engine's part as if all was compiled; if it was not, plan again without.
+
+    Raises:
+        ConfigurationError: The model does not fit into the memory left.
+    """
+    machine, part = placement.smallest, job.share(len(placement.shares))
+
+    def plan(is_compiled: bool) -> EngineSettings:
+        device = placement.device
+        return plan_settings(machine, model.facts, part, dtype, options, device=device, is_compiled=is_compiled)
+
+    settings = plan(is_compiled=True)
+    if not compile_record(machine, model).holds(settings.argument_values()):
+        settings = plan(is_compiled=False)
+    return dataclasses.replace(settings, choices={**settings.choices, "engines": placement.engines})
+
+
+def compile_record(machine: Machine, model: Model) -> CompileRecord:
+    """What was compiled of a model on such a machine."""
+    return CompileRecord(machine, str(model.folder), model.digest)
