@@ -69,14 +69,14 @@ class Comparison:
         print(f"{contestant.name}: {reason}", flush=True)
         self.results["not_run"][contestant.name] = reason
 
-    def run_job(self, kind: JobKind, job: Job, rounds: int) -> None:
+    def run_job(self, kind: JobKind, job: Job, rounds: int, *, is_cold: bool) -> None:
         """All rounds of all contestants, in turns, so that a noisy machine disturbs all alike; round 0 is cold.
 
-        Who fails a job is not asked again to do it.
+        Who has nothing in its cache yet has a cold round in any case. Who fails a job is not asked again to do it.
         """
         self.results["jobs"][kind.name] = _job_facts(job)
         ready = [CONTESTANTS[name] for name in self.pythons]
-        cold = [each for each in ready if each.has_cache and (kind.is_cold or not _cache(each).exists())]
+        cold = [each for each in ready if each.has_cache and (is_cold or not _cache(each).exists())]
         failed = {each.name for each in cold if not self._run(each, job, 0)}
         for number in range(1, rounds + 1):
             failed |= {each.name for each in ready if each.name not in failed and not self._run(each, job, number)}
@@ -205,6 +205,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--model", default="demo://smollm2-135m-instruct")
     parser.add_argument("--timeout", type=float, default=3600.0, help="seconds for one run")
     parser.add_argument("--output", type=Path, help="JSON; table and charts stand beside it")
+    parser.add_argument("--no-cold", action="store_true", help="no rounds with emptied caches")
     parser.add_argument("--no-roofline", action="store_true")
     return parser.parse_args()
 
@@ -231,7 +232,7 @@ def main() -> None:
     for name in arguments.peers:
         comparison.prepare(CONTESTANTS[name])
     for kind, job in _selected(arguments):
-        comparison.run_job(kind, job, arguments.rounds)
+        comparison.run_job(kind, job, arguments.rounds, is_cold=kind.is_cold and not arguments.no_cold)
         if not arguments.no_roofline:
             comparison.run_prefill(kind, job)
     if not arguments.no_roofline:

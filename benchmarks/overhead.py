@@ -33,7 +33,10 @@ MODEL = "demo://smollm2-135m-instruct"
 def ours(folder: Path, max_tokens: int) -> dict[str, Any]:
     """The step generate_completions, with its checkpoint; the manifest tells the engine's settings."""
     config = GenerationConfig(
-        model_uri=MODEL, sampling=SamplingConfig(max_tokens=max_tokens), checkpoint_uri=str(folder / "checkpoint")
+        model_uri=MODEL,
+        sampling=SamplingConfig(max_tokens=max_tokens),
+        checkpoint_uri=str(folder / "checkpoint"),
+        engine_options={"engines": 1},  # the loop that it is compared with has one
     )
     manifest = generate(config, folder / "prompts", folder / "completions")
     settings = {

@@ -19,7 +19,7 @@ from kfp_llm_batch.machine import Machine
 from kfp_llm_batch.models.resolving import ModelFacts
 
 SMALL_MODEL_BYTES = 2**30
-"""Weights that each engine may well read for itself: benchmarks/results/engines.json was measured with 0.3 GB."""
+"""Weights that each engine may well read for itself: benchmarks/results/settings.json was measured with 0.3 GB."""
 LEAST_REQUESTS = 32
 """For each engine: with fewer, reading the weights takes longer than computing."""
 LEAST_CACHE_TOKENS = 64 * 512
@@ -38,9 +38,7 @@ class Placement:
     @property
     def smallest(self) -> Machine:
         """The share with the least memory, which the settings of all are planned for."""
-        return min(
-            self.shares, key=lambda share: min([share.memory_available_bytes, *share.node_memory_bytes.values()])
-        )
+        return min(self.shares, key=available_bytes)
 
 
 def place(machine: Machine, model: ModelFacts, requests: int, device: Setting, options: Mapping[str, Any]) -> Placement:
