@@ -47,7 +47,7 @@ LEFT_IN_3_GIB = (3072 - 256 - 256 - 900) * MIB - 269 * 10**6 - _PACKED_EMBEDDING
 """The limit without what is used, spared, and taken by the processes, the model and a step."""
 LEFT_IN_8_GIB = 1_394_236_337
 """7 GiB are free; 655 MiB are spared; 900, 2,944, 445, 152 and 742 MiB are taken by the same in the large model."""
-FIRST_16 = ",".join(map(str, range(16)))
+SECOND_16 = ",".join(map(str, range(16, 32)))
 ARM_TCMALLOC = "usr/lib/aarch64-linux-gnu/libtcmalloc_minimal.so.4"
 
 
@@ -104,12 +104,12 @@ ROWS = {
     ),
     "2-memory-nodes": Row(
         tree=trees.two_memory_nodes,
-        why="one engine computes beside its memory; across the link it would wait",
+        why="each engine computes beside its memory; the settings of all follow from the node with the least",
         expected={
             "engines": (2, "one for each memory node"),
             "OMP_NUM_THREADS": ("16", "16 cores in the affinity mask, no quota"),
-            "KMP_AFFINITY": (f"granularity=fine,explicit,proclist=[{FIRST_16}]", "no quota limits the threads"),
-            "CPU_VISIBLE_MEMORY_NODES": ("0", "memory beside the cores"),
+            "KMP_AFFINITY": (f"granularity=fine,explicit,proclist=[{SECOND_16}]", "no quota limits the threads"),
+            "CPU_VISIBLE_MEMORY_NODES": ("1", "memory beside the cores"),
             "KMP_BLOCKTIME": None,
             "kv_cache_memory_bytes": (WHOLE_JOB, "256 requests of 256 tokens"),
         },

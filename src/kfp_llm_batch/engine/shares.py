@@ -118,4 +118,3 @@ def _fits(machine: Machine, model: ModelFacts) -> bool:
     """Whether an engine in bfloat16 has room for some requests beside its weights."""
     free = memory_for_kv(machine, model, "bfloat16", default_sizes(model))
     return free >= LEAST_CACHE_TOKENS * kv_bytes_per_token(model, "bfloat16")
-
