@@ -64,8 +64,8 @@ def measure(folder: Path, max_tokens: int, options: dict[str, Any]) -> dict[str,
     return {**measured, "process": round(time.monotonic() - started, 1)}
 
 
-def benchmark(dataset: str, rows: int, max_tokens: int, rounds: int) -> dict[str, Any]:
-    """Measure all variants in turns."""
+def benchmark(dataset: str, rows: int, max_tokens: int, rounds: int, output: Path | None) -> None:
+    """Measure all variants in turns; what was measured is kept when the rest is not."""
     machine = read_machine()
     results: dict[str, Any] = {
         "machine": f"{machine.cpu_model}, {machine.instruction_set}, {machine.usable_cpus} threads",
@@ -84,7 +84,9 @@ def benchmark(dataset: str, rows: int, max_tokens: int, rounds: int) -> dict[str
                 found = measure(folder, max_tokens, options)
                 results["variants"][variant]["runs"].append(found)
                 _print(variant, found)
-    return results
+                if output:
+                    output.parent.mkdir(parents=True, exist_ok=True)
+                    output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
 
 def _print(variant: str, found: dict[str, Any]) -> None:
@@ -110,10 +112,7 @@ def main() -> None:
         measured = run(arguments.folder, arguments.max_tokens, arguments.options)
         (arguments.folder / "measured.json").write_text(json.dumps(measured), encoding="utf-8")
         return
-    results = benchmark(arguments.dataset, arguments.rows, arguments.max_tokens, arguments.rounds)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    benchmark(arguments.dataset, arguments.rows, arguments.max_tokens, arguments.rounds, arguments.output)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ EAGER_FLOPS_PER_CORE: Mapping[str, float] = {"AMX-BF16": 260e9, "AVX512-BF16": 1
 OTHER_FLOPS_PER_CORE = 50e9
 """An estimate: too low a speed makes a job look long, and compiling worth it."""
 SAVED_SHARE = 0.17
-"""Of the time that generation takes without compiling: benchmarks/results/settings.json, as the next two."""
+"""Of the time that generation takes without compiling: benchmarks/results/compiling.json, as the next two."""
 COLD_SECONDS = 110.0
 """To compile 30 layers on two cores."""
 WARM_SECONDS = 10.0

@@ -18,7 +18,7 @@ MAX_SEQUENCES = 256
 """vLLM's own offline default on CPU."""
 MAX_BATCHED_TOKENS = 4096
 BLOCK_TOKENS = 32
-"""The least that the kernels take; the speed is that of 64, 128 and 256: benchmarks/results/settings.json."""
+"""The least that the kernels take; no slower than 64 and 128: benchmarks/results/settings.txt."""
 ENGINES_OPTION = "engines"
 """In `engine_options`; the others are vLLM's. See shares.py."""
 _LEAST_STANDARD_LEN = 512

@@ -19,7 +19,7 @@ from kfp_llm_batch.machine import Machine
 from kfp_llm_batch.models.resolving import ModelFacts
 
 SMALL_MODEL_BYTES = 2**30
-"""Weights that each engine may well read for itself: benchmarks/results/settings.json was measured with 0.3 GB."""
+"""Weights that each engine may well read for itself: benchmarks/results/settings.txt was measured with 0.3 GB."""
 LEAST_REQUESTS = 32
 """For each engine: with fewer, reading the weights takes longer than computing."""
 LEAST_CACHE_TOKENS = 64 * 512
