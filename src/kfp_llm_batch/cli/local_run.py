@@ -46,12 +46,12 @@ def run_pipeline(
     with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the runner warns of Kubernetes settings that mean nothing here
         root = _folder(Path(keep or temporary))
-        runner = _docker_runner() if in_docker else local.SubprocessRunner(use_venv=False)
+        message = root / ".message"
+        message.write_text("", encoding="utf-8")
+        runner = _docker_runner(message) if in_docker else local.SubprocessRunner(use_venv=False)
         local.init(runner, pipeline_root=str(root), raise_on_error=True)
         definition = Path(temporary) / "pipeline.yaml"
         definition.write_text(yaml.safe_dump_all(_for_local_run(pipeline, arguments)), encoding="utf-8")
-        message = Path(temporary) / "message"
-        message.touch()
         output = _StepOutput(sys.stderr, verbose=verbose)
         with _local_conditions(message, verbose=verbose), contextlib.redirect_stdout(output):
             try:
@@ -66,14 +66,18 @@ def run_pipeline(
                 ) from None
             except RuntimeError as error:
                 raise _step_error(message.read_text(encoding="utf-8"), str(error)) from None
+            finally:
+                message.unlink(missing_ok=True)
 
 
-def _docker_runner() -> Any:
+def _docker_runner(message: Path) -> Any:
+    """Containers write into the mounted root as the user who runs this."""
     from kfp import local
 
     passed_on = ("KFP_LLM_BATCH_S3_", "STORAGE_EMULATOR_HOST")
     environment = {name: value for name, value in os.environ.items() if name.startswith(passed_on)}
-    return local.DockerRunner(network_mode="host", environment=environment)
+    environment[errors.TERMINATION_LOG_VARIABLE] = str(message)
+    return local.DockerRunner(network_mode="host", user=f"{os.getuid()}:{os.getgid()}", environment=environment)
 
 
 def _folder(path: Path) -> Path:
@@ -87,8 +91,9 @@ def _folder(path: Path) -> Path:
 def _for_local_run(pipeline: CompiledPipeline, arguments: dict[str, Any]) -> list[dict[str, Any]]:
     """The specification without retries, which would repeat a mistake three times, and with the image filled in."""
     specification = deepcopy(pipeline.specification)
-    for task in specification["root"]["dag"]["tasks"].values():
-        task.pop("retryPolicy", None)
+    for graph in (specification["root"], *specification["components"].values()):
+        for task in graph.get("dag", {}).get("tasks", {}).values():
+            task.pop("retryPolicy", None)
     default = pipeline.inputs.get("runtime_image", {}).get("defaultValue")
     image = arguments.get("runtime_image", default)
     for executor in specification["deploymentSpec"]["executors"].values():
