@@ -98,4 +98,4 @@ def test_the_plan_is_that_of_a_job_after_others_have_compiled(model, capsys):
     report(model, as_json=True, rows=10**12)
     eager = json.loads(capsys.readouterr().out)["arguments"]["enforce_eager"]
     assert eager["value"] is False
-    assert eager["reason"].startswith("loading compiled code takes 10 s and saves")
+    assert eager["reason"].startswith("loading compiled code takes 4 s and saves")

@@ -132,7 +132,7 @@ ROWS = {
         is_compiled=True,
         why="what was compiled is there, and the job is long",
         expected={
-            "enforce_eager": (False, "loading compiled code takes 10 s and saves about"),
+            "enforce_eager": (False, "loading compiled code takes 4 s and saves about"),
             "max_model_len": (512, "compiled code is shared by"),
             "max_num_seqs": (256, "compiled code is shared by"),
         },

@@ -18,11 +18,13 @@ EAGER_FLOPS_PER_CORE: Mapping[str, float] = {"AMX-BF16": 260e9, "AVX512-BF16": 1
 OTHER_FLOPS_PER_CORE = 50e9
 """An estimate: too low a speed makes a job look long, and compiling worth it."""
 SAVED_SHARE = 0.17
-"""Of the time that generation takes without compiling: benchmarks/results/compiling.json, as the next two."""
+"""Of the time that generation takes without compiling, since threads then meet less often: benchmarks/results, in
+settings.txt and compiling.json, as the next three."""
+SAVED_SHARE_OF_ONE_THREAD = 0.05
 COLD_SECONDS = 110.0
 """To compile 30 layers on two cores."""
-WARM_SECONDS = 10.0
-"""To load what was compiled before, and to warm up."""
+WARM_SECONDS = 4.0
+"""To load what was compiled before."""
 COMPILER_BYTES = 2 * 2**30
 """What the C++ compiler takes beside the loaded model."""
 
@@ -41,8 +43,10 @@ def reason_to_compile(machine: Machine, flops: float, *, is_compiled: bool, free
     Returns:
         Whether to compile, and why.
     """
-    speed = EAGER_FLOPS_PER_CORE.get(machine.instruction_set, OTHER_FLOPS_PER_CORE) * engine_threads(machine)
-    saved, cost = SAVED_SHARE * flops / speed, WARM_SECONDS if is_compiled else COLD_SECONDS
+    threads = engine_threads(machine)
+    speed = EAGER_FLOPS_PER_CORE.get(machine.instruction_set, OTHER_FLOPS_PER_CORE) * threads
+    share = SAVED_SHARE if threads > 1 else SAVED_SHARE_OF_ONE_THREAD
+    saved, cost = share * flops / speed, WARM_SECONDS if is_compiled else COLD_SECONDS
     kind = "loading compiled code" if is_compiled else "compiling"
     if saved <= cost:
         return False, f"{kind} takes {cost:.0f} s and would save about {saved:.0f} s of this job"
