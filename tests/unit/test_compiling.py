@@ -60,7 +60,17 @@ TEN_SECONDS, AN_HOUR = 10 * 2 * 105e9, 3600 * 2 * 105e9
         (AN_HOUR, False, {}, GIB, False, "2 GiB more memory"),
         (AN_HOUR, False, {"cpu_quota": 60.0, "cores": SIXTY_FOUR_CORES}, 8 * GIB, False, "save about 20 s"),
     ],
-    ids=["short-warm", "warm", "one-thread", "short-cold", "cold", "no-compiler", "warm-no-compiler", "no-memory", "many-cores"],
+    ids=[
+        "short-warm",
+        "warm",
+        "one-thread",
+        "short-cold",
+        "cold",
+        "no-compiler",
+        "warm-no-compiler",
+        "no-memory",
+        "many-cores",
+    ],
 )
 def test_the_break_even(flops, is_compiled, changes, free, expected, why):
     machine = dataclasses.replace(MACHINE, **changes)
