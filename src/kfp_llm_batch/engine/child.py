@@ -37,10 +37,12 @@ def serve(connection: Connection, kind: str) -> None:
     """Load what the first message asks for, then answer requests until the parent hangs up.
 
     The engine's packages, which take some seconds, are imported while the parent still looks at the rows. What imports
-    and weights leave in memory stays: looking through it for garbage would take a third of the time for imports.
+    and weights leave in memory stays: looking through it for garbage would take a third of the time for imports, and as
+    long as the weights themselves when vLLM asks for that as it loads them.
     """
     gc.disable()
     make = _importer(kind)
+    gc.freeze()
     specification: EngineSpecification = connection.recv()
     started = time.monotonic()
     engine = with_injected_faults(make(specification))

@@ -12,7 +12,9 @@ from vllm import SamplingParams
 from vllm.config import VllmConfig
 from vllm.engine.arg_utils import EngineArgs
 from vllm.exceptions import VLLMClientError
+from vllm.model_executor.models import registry
 from vllm.outputs import CompletionOutput, RequestOutput
+from vllm.platforms import current_platform
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
 from vllm.utils import cpu_resource_utils
 from vllm.v1.engine.llm_engine import LLMEngine
@@ -41,6 +43,8 @@ class VllmEngine:
         others = {name: number for name in ("torch", "transformers") if (number := installed_version(name))}
         self.versions = {**vllm_version(), **others}
         _count_page_cache_as_free()
+        if current_platform.is_cpu():
+            _look_at_models_in_this_process()
         if specification.is_compiled:
             _warm_up_shortly()
         config = _checked_config({"model": specification.model_path, **specification.arguments})
@@ -99,6 +103,14 @@ def _count_page_cache_as_free() -> None:
     limit = cpu_resource_utils.get_cgroup_memory_limit()
     if limit is not None:
         cpu_resource_utils.get_cgroup_memory_usage = lambda: limit - memory_bytes(Path("/"))[1]
+
+
+def _look_at_models_in_this_process() -> None:
+    """Import a model's class here, where it is needed anyway: at its first start vLLM does so in another process.
+
+    That one imports vLLM once more, as long as everything else at the start of a pod, to keep a GPU untouched here.
+    """
+    registry._run_in_subprocess = lambda look: look()
 
 
 def _warm_up_shortly() -> None:
