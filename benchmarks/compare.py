@@ -116,9 +116,13 @@ class Comparison:
         return seen.error is None
 
     def save(self) -> None:
-        """Write what there is, so that a run that is stopped keeps it."""
+        """Write what there is, so that a run that is stopped keeps it; where it was run says nothing to others."""
         self.output.parent.mkdir(parents=True, exist_ok=True)
-        self.output.write_text(json.dumps(self.results, indent=1) + "\n", encoding="utf-8")
+        self.output.write_text(_without_folders(json.dumps(self.results, indent=1)) + "\n", encoding="utf-8")
+
+
+def _without_folders(text: str) -> str:
+    return text.replace(str(REPOSITORY), ".").replace(str(Path.home()), "~")
 
 
 def _prepared(contestant: Contestant) -> Path:
@@ -237,7 +241,7 @@ def main() -> None:
             comparison.run_prefill(kind, job)
     if not arguments.no_roofline:
         _add_roofline(comparison)
-    text = report(comparison.results)
+    text = _without_folders(report(comparison.results))
     print(text)
     output.with_suffix(".md").write_text(text, encoding="utf-8")
     _draw(output)
