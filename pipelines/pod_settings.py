@@ -29,3 +29,9 @@ def limit_resources(task: dsl.PipelineTask, *, cpu: str, memory: str) -> None:
 def mount_shared_memory(task: dsl.PipelineTask) -> None:
     """Replace the pod's 64 MiB of /dev/shm by memory that is only taken when used."""
     kubernetes.empty_dir_mount(task, volume_name="shared-memory", mount_path="/dev/shm", medium="Memory")
+
+
+def choose_nodes(task: dsl.PipelineTask, *, node_selector: dict, tolerations: list) -> None:
+    """Let the run choose where `task` is placed; an empty object and an empty list leave it to the cluster."""
+    kubernetes.add_node_selector_json(task, node_selector)
+    kubernetes.add_toleration_json(task, tolerations)

@@ -5,6 +5,7 @@ from kfp_llm_batch.components import generate_completions, load_dataset, write_r
 from kfp_llm_batch.pipelines.pod_settings import (
     STORAGE_SECRET_NAME,
     apply_pod_settings,
+    choose_nodes,
     limit_resources,
     mount_shared_memory,
 )
@@ -56,6 +57,8 @@ def batch_inference(
     storage_endpoint: str = "",
     resources_cpu: str = "2",
     resources_memory: str = "8Gi",
+    resources_node_selector: dict = {},
+    resources_tolerations: list = [],
     runtime_image: str = VLLM_CPU_IMAGE,
 ) -> str:
     """Answer every row of a dataset with a language model on CPU.
@@ -100,6 +103,8 @@ def batch_inference(
         storage_endpoint: Address of the S3 store, when it is not AWS.
         resources_cpu: Processors of the generating pod.
         resources_memory: Memory of the generating pod.
+        resources_node_selector: Labels of the nodes for the generating pod, such as {"pool": "cpu-large"}.
+        resources_tolerations: Taints that it bears, such as [{"key": "batch", "operator": "Exists"}].
         runtime_image: Image of all steps.
 
     Returns:
@@ -157,5 +162,6 @@ def batch_inference(
     for task in (loading, generating, writing):
         apply_pod_settings(task, image=runtime_image, secret_name=storage_secret_name)
     limit_resources(generating, cpu=resources_cpu, memory=resources_memory)
+    choose_nodes(generating, node_selector=resources_node_selector, tolerations=resources_tolerations)
     mount_shared_memory(generating)
     return writing.output

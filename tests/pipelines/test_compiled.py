@@ -36,6 +36,7 @@ OUTSIDE_NAMES = {
         *("output_uri", "output_format", "output_overwrite", "checkpoint_uri"),
         *("retry_of", "retry_error_codes", "max_error_rate", "max_duration_seconds"),
         *("storage_secret_name", "storage_endpoint", "resources_cpu", "resources_memory", "runtime_image"),
+        *("resources_node_selector", "resources_tolerations"),
     },
 }
 """What checks, notebooks and other people's runs rely on."""
