@@ -6,7 +6,9 @@
     |   `-- ResultError     exit 3  the stored result is not what its manifest says
     |-- StorageError        exit 4  the store did not answer or refused: retry, or mend access
     |-- EngineError         exit 5  look at the engine's own log
-    `-- InterruptedRunError exit 6  run again: what is finished is kept
+    |-- InterruptedRunError exit 6  run again: what is finished is kept
+    |-- ServerError         exit 8  Kubeflow Pipelines did not answer or refused: retry, or mend access
+    `-- RunError            exit 9  a run on Kubeflow ended without success: look at the step that is named
 
 Any other exception is a defect of this package and keeps its traceback (exit 1).
 """
@@ -88,6 +90,18 @@ class InterruptedRunError(BatchError):
     """The run was asked to end; started again it goes on where it was."""
 
     exit_code = 6
+
+
+class ServerError(BatchError):
+    """Kubeflow Pipelines did not answer, or refused: retry, or mend the access."""
+
+    exit_code = 8
+
+
+class RunError(BatchError):
+    """A run on Kubeflow failed, was cancelled or was skipped."""
+
+    exit_code = 9
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 import pytest
 
-from kfp_llm_batch.cli.parameters import read_parameters
-from kfp_llm_batch.cli.shipped import load_pipeline
 from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.parameters import read_parameters
+from kfp_llm_batch.shipped import load_pipeline
 
 REQUIRED = ["dataset_uri=d.jsonl", "output_uri=out"]
 

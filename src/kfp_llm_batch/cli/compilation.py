@@ -10,8 +10,9 @@ from kfp import compiler
 
 import kfp_llm_batch.components
 import kfp_llm_batch.pipelines
-from kfp_llm_batch.cli.parameter_tables import with_parameter_table
+from kfp_llm_batch.cli.parameter_tables import with_forms, with_parameter_table
 from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.shipped import PIPELINE_FILE
 
 
 def compile_all(output: Path | None, *, check: bool) -> None:
@@ -39,9 +40,12 @@ def compile_all(output: Path | None, *, check: bool) -> None:
 
 
 def _generated(output: Path | None) -> Iterator[tuple[Path, str]]:
-    """Each file that is made from sources, with its text: the compiled YAML, and the table in the README beside it."""
+    """Each file that is made from sources, with its text: compiled YAML, and the tables in READMEs and on one page."""
+    pipelines = []
     for place, function in _sources().items():
         compiled = _compiled(function)
+        if place.name == PIPELINE_FILE:
+            pipelines.append(compiled)
         if output is not None:
             yield output / place.parent.name / place.name, compiled
             continue
@@ -49,6 +53,9 @@ def _generated(output: Path | None) -> Iterator[tuple[Path, str]]:
         readme = place.with_name("README.md")
         if readme.exists():
             yield readme, with_parameter_table(readme.read_text(encoding="utf-8"), compiled)
+    page = Path(kfp_llm_batch.pipelines.__path__[0]).parent / "docs" / "kubeflow-ui.md"
+    if output is None and page.exists():
+        yield page, with_forms(page.read_text(encoding="utf-8"), pipelines)
 
 
 def _sources() -> dict[Path, object]:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from kfp_llm_batch.cli.demo_dataset import write_demo_dataset
 from kfp_llm_batch.cli.local_run import run_pipeline
-from kfp_llm_batch.cli.parameters import read_parameters
 from kfp_llm_batch.cli.result_summary import print_first_answers, print_summary
-from kfp_llm_batch.cli.shipped import load_pipeline
 from kfp_llm_batch.errors import ResultError
+from kfp_llm_batch.parameters import read_parameters
 from kfp_llm_batch.results.audit import audit_result
+from kfp_llm_batch.shipped import load_pipeline
 from kfp_llm_batch.storage.embedded_store import EmbeddedStore
 
 OUTPUT_URI = "s3://results/demo"

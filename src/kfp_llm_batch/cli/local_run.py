@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import yaml
 
 from kfp_llm_batch import errors
-from kfp_llm_batch.cli.shipped import CompiledPipeline
+from kfp_llm_batch.shipped import CompiledPipeline
 
 _INDENTATION = re.compile(r"^(    ){1,2}")
 """The runner indents what a step prints, once or twice."""

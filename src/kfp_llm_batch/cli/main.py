@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from kfp_llm_batch import __version__
+from kfp_llm_batch.cli import kubeflow
 from kfp_llm_batch.errors import ResultError, exit_with_message
 from kfp_llm_batch.steps import configure_logging
 
@@ -19,6 +20,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+app.command()(kubeflow.submit)
+app.command()(kubeflow.runs)
+app.command()(kubeflow.wait)
+app.command()(kubeflow.register)
+app.add_typer(kubeflow.schedule_app, name="schedule")
 
 
 class Runner(StrEnum):
@@ -67,8 +73,8 @@ def run(
     -p output_uri=results/first
     """
     from kfp_llm_batch.cli.local_run import run_pipeline
-    from kfp_llm_batch.cli.parameters import read_parameters
-    from kfp_llm_batch.cli.shipped import load_pipeline
+    from kfp_llm_batch.parameters import read_parameters
+    from kfp_llm_batch.shipped import load_pipeline
 
     loaded = load_pipeline(pipeline)
     shorthand = ["output_overwrite=true"] if overwrite else []

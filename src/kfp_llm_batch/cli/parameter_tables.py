@@ -1,15 +1,18 @@
-"""The table of parameters in the README beside each compiled file, generated from that file."""
+"""The tables of parameters: in the README beside each compiled file, and all pipelines' on the page about the form."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import yaml
 
 _BEGIN, _END = "<!-- parameters: written by `kfp-llm-batch compile` -->", "<!-- end of parameters -->"
 _BLOCK = re.compile(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
+_FORMS_BEGIN, _FORMS_END = "<!-- forms: written by `kfp-llm-batch compile` -->", "<!-- end of forms -->"
+_FORMS = re.compile(f"{re.escape(_FORMS_BEGIN)}.*?{re.escape(_FORMS_END)}", re.DOTALL)
 _TYPES = {
     "STRING": "text",
     "NUMBER_INTEGER": "whole number",
@@ -22,11 +25,24 @@ _TYPES = {
 
 def with_parameter_table(readme: str, compiled: str) -> str:
     """The README with its table of parameters renewed; one without the marks stays as it is."""
-    specification = next(yaml.safe_load_all(compiled))
+    block = f"{_BEGIN}\n{_table(next(yaml.safe_load_all(compiled)))}\n{_END}"
+    return _BLOCK.sub(lambda _: block, readme)
+
+
+def with_forms(page: str, pipelines: Iterable[str]) -> str:
+    """The page with a section for each compiled pipeline: what it does, and its parameters in the form's order."""
+    specifications = [next(yaml.safe_load_all(compiled)) for compiled in pipelines]
+    sections = "\n\n".join(
+        f"### {entry['pipelineInfo']['name']}\n\n{entry['pipelineInfo'].get('description', '')}\n\n{_table(entry)}"
+        for entry in specifications
+    )
+    return _FORMS.sub(lambda _: f"{_FORMS_BEGIN}\n{sections}\n{_FORMS_END}", page)
+
+
+def _table(specification: dict[str, Any]) -> str:
     parameters: dict[str, dict[str, Any]] = specification["root"].get("inputDefinitions", {}).get("parameters", {})
     rows = "\n".join(_row(name, entry) for name, entry in parameters.items())
-    table = f"{_BEGIN}\n| parameter | type | default | meaning |\n|---|---|---|---|\n{rows}\n{_END}"
-    return _BLOCK.sub(lambda _: table, readme)
+    return f"| parameter | type | default | meaning |\n|---|---|---|---|\n{rows}"
 
 
 def _row(name: str, entry: dict[str, Any]) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from kfp_llm_batch.cli.shipped import CompiledPipeline
 from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.shipped import CompiledPipeline
 
 _TYPES: dict[str, tuple[str, tuple[type, ...]]] = {
     "STRING": ("a text", (str,)),
@@ -34,6 +34,15 @@ def read_parameters(pipeline: CompiledPipeline, assignments: list[str], file: Pa
         if not equals:
             raise ConfigurationError("A parameter needs a value", received=assignment, remedy="Write -p name=value.")
         given[name] = _from_text(text, _declared_type(pipeline, name))
+    return check_parameters(pipeline, given)
+
+
+def check_parameters(pipeline: CompiledPipeline, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The same arguments, checked against the declaration.
+
+    Raises:
+        ConfigurationError: A name is unknown, a value has the wrong type, or a required one is missing.
+    """
     typed = {name: _typed(name, value, _declared_type(pipeline, name)) for name, value in given.items()}
     _refuse_placeholders(typed)
     _check_complete(pipeline, typed)

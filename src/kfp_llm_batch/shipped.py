@@ -12,6 +12,9 @@ import yaml
 from kfp_llm_batch.errors import ConfigurationError
 
 PIPELINE_FILE = "pipeline.yaml"
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Ten times as fast where PyYAML has it."""
+_PACKAGE = "kfp_llm_batch.pipelines"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,11 @@ class CompiledPipeline:
     def specification(self) -> dict[str, Any]:
         """The pipeline's own document."""
         return self.documents[0]
+
+    @property
+    def title(self) -> str:
+        """The name that Kubeflow shows."""
+        return str(self.specification["pipelineInfo"]["name"])
 
     @property
     def inputs(self) -> dict[str, dict[str, Any]]:
@@ -42,11 +50,15 @@ def load_pipeline(name: str) -> CompiledPipeline:
     path = Path(name)
     if path.suffix in (".yaml", ".yml"):
         return _parse(name, _read(path))
-    folder = files("kfp_llm_batch.pipelines")
-    shipped = sorted(entry.name for entry in folder.iterdir() if entry.joinpath(PIPELINE_FILE).is_file())
+    shipped = shipped_pipelines()
     if name not in shipped:
         raise ConfigurationError("Unknown pipeline", received=name, allowed=[*shipped, "the path of a compiled .yaml"])
-    return _parse(name, folder.joinpath(name, PIPELINE_FILE).read_text(encoding="utf-8"))
+    return _parse(name, files(_PACKAGE).joinpath(name, PIPELINE_FILE).read_text(encoding="utf-8"))
+
+
+def shipped_pipelines() -> list[str]:
+    """The names of the pipelines that this package ships."""
+    return sorted(entry.name for entry in files(_PACKAGE).iterdir() if entry.joinpath(PIPELINE_FILE).is_file())
 
 
 def _read(path: Path) -> str:
@@ -58,7 +70,7 @@ def _read(path: Path) -> str:
 
 def _parse(name: str, text: str) -> CompiledPipeline:
     try:
-        documents = [document for document in yaml.safe_load_all(text) if document]
+        documents = [document for document in yaml.load_all(text, _LOADER) if document]
         pipeline = CompiledPipeline(name=name, documents=documents)
         _ = pipeline.inputs, pipeline.specification["root"]["dag"]["tasks"], pipeline.specification["deploymentSpec"]
     except (yaml.YAMLError, KeyError, IndexError, TypeError, AttributeError) as error:

@@ -1,0 +1,39 @@
+"""Lists that come page by page."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from kfp_llm_batch.client.failures import server_errors
+
+_PAGE_SIZE = 50
+_EQUALS = 1
+
+
+def pages(what: str, ask: Callable[..., Any], field: str, **arguments: Any) -> Iterator[Any]:
+    """Every entry of a list.
+
+    Args:
+        what: What cannot be done if the server does not answer.
+        ask: A method of kfp.Client that lists.
+        field: Where its answer has the entries.
+        arguments: For `ask`.
+
+    Raises:
+        ServerError: The server did not answer, or refused.
+    """
+    token = ""
+    while True:
+        with server_errors(what):
+            answer = ask(page_token=token, page_size=_PAGE_SIZE, **arguments)
+        yield from getattr(answer, field) or []
+        token = answer.next_page_token or ""
+        if not token:
+            return
+
+
+def named(name: str) -> str:
+    """The filter for one display name."""
+    return json.dumps({"predicates": [{"operation": _EQUALS, "key": "display_name", "stringValue": name}]})

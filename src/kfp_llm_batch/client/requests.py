@@ -1,0 +1,118 @@
+"""What is sent to create a run or a schedule: the same for a dry run, the contract's tests and the server."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import json_format
+from kfp.pipeline_spec import pipeline_spec_pb2
+
+from kfp_llm_batch.client.caching import without_caching
+from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.parameters import check_parameters
+from kfp_llm_batch.shipped import CompiledPipeline, load_pipeline
+
+RUNS_PATH = "/apis/v2beta1/runs"
+RECURRING_RUNS_PATH = "/apis/v2beta1/recurringruns"
+DEFAULT_EXPERIMENT = "Default"
+
+_LOG = logging.getLogger("kfp_llm_batch")
+_MAX_PARAMETER_BYTES = 10_000
+"""What a server takes that was not told otherwise (MAX_PARAMETER_BYTES)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CreateRequest:
+    """One request that creates something in an experiment."""
+
+    path: str
+    experiment: str
+    """Its id joins the body when the request is sent."""
+    body: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What the new thing is called."""
+        return str(self.body["display_name"])
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The checked parameters."""
+        found: dict[str, Any] = self.body["runtime_config"]["parameters"]
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """For a dry run."""
+        return {"method": "POST", "path": self.path, "experiment": self.experiment, "body": self.body}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Submission:
+    """How a pipeline is run, besides its parameters.
+
+    Args:
+        experiment: Name of the experiment, which is created where it is missing.
+        cache: Whether Kubeflow may take a step's outputs from an earlier run, where the pipeline allows it.
+        service_account: Kubernetes service account of the pods; the server's own choice if empty.
+        pipeline_root: Where Kubeflow keeps artifacts; the server's own choice if empty.
+    """
+
+    experiment: str = DEFAULT_EXPERIMENT
+    cache: bool = True
+    service_account: str = ""
+    pipeline_root: str = ""
+
+
+def pipeline_of(pipeline: str | CompiledPipeline) -> CompiledPipeline:
+    """A pipeline by name, path or as it is.
+
+    Raises:
+        ConfigurationError: There is none of this name, or the file is not a compiled pipeline.
+    """
+    return load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
+
+
+def create_body(
+    pipeline: CompiledPipeline, parameters: Mapping[str, Any], name: str, submission: Submission
+) -> dict[str, Any]:
+    """What runs and schedules have in common.
+
+    Raises:
+        ConfigurationError: A parameter is wrong, or the pipeline is not one that Kubeflow would take.
+    """
+    checked = {key: value for key, value in check_parameters(pipeline, parameters).items() if value is not None}
+    _warn_of_size(checked)
+    runtime: dict[str, Any] = {"parameters": checked}
+    body = {"display_name": name, "pipeline_spec": _specification(pipeline, submission), "runtime_config": runtime}
+    if submission.pipeline_root:
+        runtime["pipeline_root"] = submission.pipeline_root
+    if submission.service_account:
+        body["service_account"] = submission.service_account
+    return body
+
+
+def _specification(pipeline: CompiledPipeline, submission: Submission) -> dict[str, Any]:
+    """The pipeline as the server takes it: alone, or beside its Kubernetes settings."""
+    specification, *platforms = pipeline.documents
+    specification = specification if submission.cache else without_caching(specification)
+    platform = {name: value for document in platforms for name, value in document.items()}
+    try:
+        json_format.ParseDict(specification, pipeline_spec_pb2.PipelineSpec())
+        json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
+    except json_format.ParseError as error:
+        raise ConfigurationError(f"Not a pipeline that Kubeflow takes: {error}", received=pipeline.name) from None
+    return {"pipeline_spec": specification, "platform_spec": platform} if platform else specification
+
+
+def _warn_of_size(parameters: Mapping[str, Any]) -> None:
+    size = len(json.dumps(parameters))
+    if size > _MAX_PARAMETER_BYTES:
+        _LOG.warning(
+            "The parameters take %d bytes; a server with its own settings refuses more than %d.",
+            size,
+            _MAX_PARAMETER_BYTES,
+        )
