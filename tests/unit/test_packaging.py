@@ -15,7 +15,7 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 def test_every_package_folder_is_listed():
     found = set(find_namespace_packages(str(ROOT / "src"), include=["kfp_llm_batch*"]))
     for name in ("components", "pipelines"):
-        inside = find_namespace_packages(str(ROOT / name))
+        inside = find_namespace_packages(str(ROOT / name), exclude=["deploy*"])  # manifests, no code
         found |= {f"kfp_llm_batch.{package}" for package in (name, *(f"{name}.{child}" for child in inside))}
     assert {name for name in found if "egg-info" not in name} == set(PYPROJECT["tool"]["setuptools"]["packages"])
 
