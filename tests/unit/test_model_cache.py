@@ -8,7 +8,7 @@ import pytest
 
 from kfp_llm_batch.caches import cache_folder
 from kfp_llm_batch.errors import ConfigurationError, StorageError
-from kfp_llm_batch.models.cache import cached_folder
+from kfp_llm_batch.models.cache import cached_folder, file_digests
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +26,7 @@ class Maker:
     def __call__(self, folder: Path) -> None:
         self.calls += 1
         (folder / "weights").write_bytes(b"w" * 1000)
+        (folder / "weights").chmod(0o600)  # as safetensors leaves them
         (folder / "sub").mkdir()
         (folder / "sub/config").write_text("c")
 
@@ -58,7 +59,8 @@ def test_a_folder_is_made_once(cache):
     assert (folder / "sub/config").read_text() == "c"
     assert maker.calls == 1
     assert entries(cache / "models") == ["model"]
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o755
+    modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder, *folder.rglob("*"))}
+    assert modes == {"model": 0o755, "sub": 0o755, ".digests.json": 0o644, "config": 0o644, "weights": 0o644}
 
 
 def test_a_folder_appears_only_when_it_is_whole(cache):
@@ -128,7 +130,7 @@ def test_a_failing_maker_leaves_nothing_and_may_try_again(cache, error):
 MAKE = """
 import sys, time
 from pathlib import Path
-from kfp_llm_batch.models.cache import cached_folder
+from kfp_llm_batch.models.cache import cached_folder, file_digests
 
 def make(folder):
     with open(sys.argv[1], "a") as log:
@@ -170,3 +172,12 @@ def test_a_cache_without_write_permission_is_a_clear_error(cache):
     cache.mkdir(mode=0o500)
     with pytest.raises(ConfigurationError, match=r"Permission denied.*Set KFP_LLM_BATCH_CACHE"):
         cached_folder("model", Maker())
+
+
+def test_a_file_that_may_not_be_read_is_a_clear_error(tmp_path):
+    (tmp_path / "weights").write_bytes(b"w")
+    (tmp_path / "weights").chmod(0)
+    if os.access(tmp_path / "weights", os.R_OK):
+        pytest.skip("this user may read everything")
+    with pytest.raises(ConfigurationError, match=r"may not be read by user .*weights"):
+        file_digests(tmp_path, ["weights"])

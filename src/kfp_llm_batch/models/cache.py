@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -44,11 +45,22 @@ def cached_folder(name: str, make: Callable[[Path], None]) -> Path:
 
 
 def file_digests(folder: Path, names: list[str]) -> dict[str, str]:
-    """SHA-256 of each named file."""
+    """SHA-256 of each named file.
+
+    Raises:
+        ConfigurationError: One of them may not be read.
+    """
     digests = {}
     for name in names:
-        with (folder / name).open("rb") as file:
-            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            with (folder / name).open("rb") as file:
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        except PermissionError as error:
+            raise ConfigurationError(
+                f"A file of the model may not be read by user {os.getuid()}",
+                received=str(folder / name),
+                remedy="Let others read it, as with chmod -R a+rX.",
+            ) from error
     return digests
 
 
@@ -74,8 +86,15 @@ def _made(folder: Path, make: Callable[[Path], None]) -> Path:
         make(temporary)
         digests = file_digests(temporary, _files(temporary))
         (temporary / _DIGESTS).write_text(json.dumps(digests, indent=2), encoding="utf-8")
-        temporary.chmod(0o755)
+        _share(temporary)
         shutil.rmtree(folder, ignore_errors=True)
         return temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _share(folder: Path) -> None:
+    """Let other users read it, as pods of one volume are; safetensors writes for its own user alone."""
+    folder.chmod(0o755)
+    for path in folder.rglob("*"):
+        path.chmod(0o755 if path.is_dir() else 0o644)
