@@ -1,0 +1,1 @@
+"""Scores of completions, their statistics, the comparison with a baseline, and the gate."""

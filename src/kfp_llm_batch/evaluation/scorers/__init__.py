@@ -1,0 +1,1 @@
+"""Scorers, one a file, each a frozen dataclass whose fields are its options."""
