@@ -1,0 +1,1 @@
+"""The statistics of one run and of two, by scipy and statsmodels."""

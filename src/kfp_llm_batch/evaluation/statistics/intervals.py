@@ -1,0 +1,99 @@
+"""The interval around a metric: Wilson's for rates, the bootstrap's for everything else."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
+
+from kfp_llm_batch.evaluation.statistics.measurements import FloatArray, IntArray, Measurements
+
+CONFIDENCE = 0.95
+RESAMPLES = 9_999
+MOST_UNITS_FOR_BCA = 5_000
+"""BCa leaves out each unit once, which takes the square of their number; beyond, its corrections are of no size."""
+_RESAMPLES_OF_MANY = 1_999
+_INDICES_AT_ONCE = 2_000_000
+_SEED = 20_240_229
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A range that holds the true value in 95 of 100 runs."""
+
+    low: float
+    high: float
+    method: str
+    """`wilson`, `bca`, `percentile`, `t` or `tango`."""
+
+    @property
+    def half_width(self) -> float:
+        """Half of its length."""
+        return (self.high - self.low) / 2
+
+
+def interval_of(measurements: Measurements) -> Interval | None:
+    """The interval around `measurements.value`; None where the data cannot tell one: a single unit, or all alike."""
+    if measurements.is_rate:
+        return _wilson(measurements)
+    if measurements.num_units < 2:
+        return None
+    if measurements.num_units > MOST_UNITS_FOR_BCA and measurements.of_sums is None and not measurements.is_clustered:
+        return _t(measurements.columns[:, 0])
+    return bootstrap(measurements)
+
+
+def bootstrap(measurements: Measurements) -> Interval | None:
+    """The bootstrap's interval, which draws units with replacement; None if all draws give the same value."""
+    num_units, is_small = measurements.num_units, measurements.num_units <= MOST_UNITS_FOR_BCA
+    method = "BCa" if is_small else "percentile"
+
+    def statistic(indices: IntArray, axis: int) -> FloatArray:
+        return from_indices(measurements, indices)
+
+    with warnings.catch_warnings():
+        # Of data that are all alike, where there is no interval, as the result says.
+        warnings.simplefilter("ignore")
+        found = stats.bootstrap(
+            (np.arange(num_units),),
+            statistic,
+            vectorized=True,
+            method=method,
+            confidence_level=CONFIDENCE,
+            n_resamples=RESAMPLES if is_small else _RESAMPLES_OF_MANY,
+            batch=max(1, _INDICES_AT_ONCE // num_units),
+            rng=np.random.default_rng(_SEED),
+        )
+    low, high = map(float, found.confidence_interval)
+    if not (math.isfinite(low) and math.isfinite(high)) or low == high:
+        return None
+    return Interval(low=low, high=high, method=method.lower())
+
+
+def from_indices(measurements: Measurements, indices: IntArray) -> FloatArray:
+    """The metric of each line of drawn units."""
+    lines = indices.reshape(-1, indices.shape[-1])
+    width = measurements.num_units
+    places = lines + np.arange(len(lines))[:, None] * width
+    counts = np.bincount(places.ravel(), minlength=len(lines) * width).reshape(len(lines), width)
+    values = measurements.from_sums(counts.astype(np.float64) @ measurements.columns)
+    return values.reshape(indices.shape[:-1])
+
+
+def _wilson(measurements: Measurements) -> Interval | None:
+    if not measurements.num_units:
+        return None
+    right = int(measurements.columns[:, 0].sum())
+    low, high = proportion_confint(right, measurements.num_units, alpha=1 - CONFIDENCE, method="wilson")
+    return Interval(low=float(low), high=float(high), method="wilson")
+
+
+def _t(values: FloatArray) -> Interval | None:
+    if np.ptp(values) == 0:
+        return None
+    found = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
+    return Interval(low=float(found.low), high=float(found.high), method="t")
