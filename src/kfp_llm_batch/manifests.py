@@ -51,7 +51,9 @@ class StoredFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Manifest:
+class Manifest:
+    """What every manifest can do."""
+
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -81,7 +83,7 @@ class _Manifest:
         return dict(fields)
 
 
-def _check_types(cls: type, fields: dict[str, Any]) -> None:
+def check_types(cls: type, fields: dict[str, Any]) -> None:
     """Hold JSON values against the fields' annotations; absent ones are left to the constructor.
 
     Raises:
@@ -108,12 +110,12 @@ def _fits(value: object, expected: Any) -> bool:
 
 def _files(entries: list[dict[str, Any]]) -> tuple[StoredFile, ...]:
     for entry in entries:
-        _check_types(StoredFile, entry)
+        check_types(StoredFile, entry)
     return tuple(StoredFile(**entry) for entry in entries)
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptsManifest(_Manifest):
+class PromptsManifest(Manifest):
     """What `load_dataset` hands on."""
 
     fingerprint: str
@@ -134,14 +136,14 @@ class PromptsManifest(_Manifest):
         """Parse a manifest; `origin` names it in errors."""
         fields = cls._fields(text, origin)
         try:
-            _check_types(cls, fields)
+            check_types(cls, fields)
             return cls(**{**fields, "shards": _files(fields["shards"])})
         except (TypeError, KeyError) as error:
             raise DataError(f"{origin} is not a prompts manifest: {error}") from error
 
 
 @dataclass(frozen=True, kw_only=True)
-class ResultManifest(_Manifest):
+class ResultManifest(Manifest):
     """What a finished result holds; a result exists when its manifest does."""
 
     created_at: str
@@ -180,7 +182,7 @@ class ResultManifest(_Manifest):
         """Parse a manifest; `origin` names it in errors."""
         fields = cls._fields(text, origin)
         try:
-            _check_types(cls, fields)
+            check_types(cls, fields)
             return cls(**{**fields, "parts": _files(fields["parts"]), "errors": _files(fields["errors"])})
         except (TypeError, KeyError) as error:
             raise DataError(f"{origin} is not a result manifest: {error}") from error

@@ -1,0 +1,61 @@
+"""Parameters of the step `evaluate_completions`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.evaluation.scorers.registry import NamedScorer, make_scorers
+
+MISSING_POLICIES = ("wrong", "exclude")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What is measured, and how the rows are looked at; checks itself."""
+
+    scorers: Sequence[str | Mapping[str, Any]]
+    """Names, or objects with a name and options."""
+    target_column: str | None = None
+    """Source column with the right answer; a list in it is several accepted ones."""
+    slice_columns: Sequence[str] = ()
+    """Source columns by whose values the metrics are shown apart."""
+    cluster_column: str | None = None
+    """Source column that tells which rows hang together, and are drawn together by the bootstrap."""
+    missing: str = "wrong"
+    """What a row without an answer is: one of MISSING_POLICIES."""
+
+    def __post_init__(self) -> None:
+        if self.missing not in MISSING_POLICIES:
+            raise ConfigurationError("Unknown evaluation_missing", received=self.missing, allowed=MISSING_POLICIES)
+        if len(set(self.slice_columns)) < len(self.slice_columns):
+            raise ConfigurationError("evaluation_slice_columns names a column twice", received=list(self.slice_columns))
+        for named in self.made_scorers:
+            if named.scorer.needs_target and self.target_column is None:
+                raise ConfigurationError(
+                    f"Scorer {named.name} compares with a target, and there is no evaluation_target_column",
+                    remedy="Name the column of the dataset that holds the right answers.",
+                )
+
+    @cached_property
+    def made_scorers(self) -> tuple[NamedScorer, ...]:
+        """The scorers, ready but for those that have to see all rows first."""
+        return make_scorers(self.scorers)
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Hold the named columns against those that there are.
+
+        Raises:
+            ConfigurationError: One is not among the carried source columns.
+        """
+        named = {"evaluation_target_column": self.target_column, "evaluation_cluster_column": self.cluster_column}
+        wanted = [(name, column) for name, column in named.items() if column is not None]
+        wanted += [("evaluation_slice_columns", column) for column in self.slice_columns]
+        for name, column in wanted:
+            if column not in columns:
+                raise ConfigurationError(
+                    f"{name} names a column that the dataset does not have", received=column, allowed=sorted(columns)
+                )
