@@ -7,6 +7,7 @@
     |-- StorageError        exit 4  the store did not answer or refused: retry, or mend access
     |-- EngineError         exit 5  look at the engine's own log
     |-- InterruptedRunError exit 6  run again: what is finished is kept
+    |-- GateError           exit 7  look at the report: the run is worse than its baseline
     |-- ServerError         exit 8  Kubeflow Pipelines did not answer or refused: retry, or mend access
     `-- RunError            exit 9  a run on Kubeflow ended without success: look at the step that is named
 
@@ -90,6 +91,12 @@ class InterruptedRunError(BatchError):
     """The run was asked to end; started again it goes on where it was."""
 
     exit_code = 6
+
+
+class GateError(BatchError):
+    """The evaluation is done, and its outcome is not one that may go on: look at the report."""
+
+    exit_code = 7
 
 
 class ServerError(BatchError):
