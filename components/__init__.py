@@ -1,9 +1,27 @@
 """The KFP face of each step: a signature, a docstring and one call."""
 
+from kfp_llm_batch.components.answer_again import answer_again
+from kfp_llm_batch.components.compare_evaluations import compare_evaluations
+from kfp_llm_batch.components.enforce_gate import enforce_gate
+from kfp_llm_batch.components.evaluate_completions import evaluate_completions
 from kfp_llm_batch.components.generate_completions import generate_completions
 from kfp_llm_batch.components.load_dataset import load_dataset
+from kfp_llm_batch.components.prepare_evaluation import prepare_evaluation
 from kfp_llm_batch.components.quantize_model import quantize_model
+from kfp_llm_batch.components.summarize_evaluation import summarize_evaluation
 from kfp_llm_batch.components.warm_engine import warm_engine
 from kfp_llm_batch.components.write_results import write_results
 
-__all__ = ["generate_completions", "load_dataset", "quantize_model", "warm_engine", "write_results"]
+__all__ = [
+    "answer_again",
+    "compare_evaluations",
+    "enforce_gate",
+    "evaluate_completions",
+    "generate_completions",
+    "load_dataset",
+    "prepare_evaluation",
+    "quantize_model",
+    "summarize_evaluation",
+    "warm_engine",
+    "write_results",
+]

@@ -5,6 +5,8 @@ from kfp import dsl, kubernetes
 SECRET_KEYS = {"accesskey": "KFP_LLM_BATCH_S3_ACCESS_KEY", "secretkey": "KFP_LLM_BATCH_S3_SECRET_KEY"}
 """Keys of Kubeflow's own object store secret, under names that the KFP launcher does not take for its own."""
 
+WEBHOOK_KEY = {"webhook": "KFP_LLM_BATCH_WEBHOOK_URL"}
+"""A key of the same secret, since whoever knows the address can post to it."""
 
 STORAGE_SECRET_NAME = "kfp-llm-batch-storage"
 
@@ -18,6 +20,11 @@ def apply_pod_settings(task: dsl.PipelineTask, *, image: str, secret_name: str) 
     task.set_caching_options(False)
     task.set_retry(num_retries=2, backoff_duration="30s", backoff_factor=2.0)
     kubernetes.use_secret_as_env(task, secret_name=secret_name, secret_key_to_env=SECRET_KEYS, optional=True)
+
+
+def pass_webhook(task: dsl.PipelineTask, *, secret_name: str) -> None:
+    """Give `task` the address of a webhook, should the secret hold one."""
+    kubernetes.use_secret_as_env(task, secret_name=secret_name, secret_key_to_env=WEBHOOK_KEY, optional=True)
 
 
 def limit_resources(task: dsl.PipelineTask, *, cpu: str, memory: str) -> None:

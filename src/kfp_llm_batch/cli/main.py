@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kfp_llm_batch import __version__
-from kfp_llm_batch.cli import kubeflow
+from kfp_llm_batch.cli import baseline, kubeflow
 from kfp_llm_batch.errors import ResultError, exit_with_message
 from kfp_llm_batch.steps import configure_logging
 
@@ -25,6 +25,7 @@ app.command()(kubeflow.runs)
 app.command()(kubeflow.wait)
 app.command()(kubeflow.register)
 app.add_typer(kubeflow.schedule_app, name="schedule")
+app.add_typer(baseline.app, name="baseline")
 
 
 class Runner(StrEnum):
@@ -80,7 +81,12 @@ def run(
     shorthand = ["output_overwrite=true"] if overwrite else []
     arguments = read_parameters(loaded, [*(parameter or []), *shorthand], params)
     run_pipeline(loaded, arguments, in_docker=runner is Runner.DOCKER, keep=keep, verbose=verbose)
-    if output_uri := arguments.get("output_uri"):
+    output_uri = arguments.get("output_uri")
+    if output_uri and "evaluation_scorers" in loaded.inputs:
+        from kfp_llm_batch.cli.evaluation_summary import print_last_evaluation
+
+        print_last_evaluation(str(output_uri))
+    elif output_uri:
         from kfp_llm_batch.cli.result_summary import print_summary
 
         print_summary(str(output_uri))

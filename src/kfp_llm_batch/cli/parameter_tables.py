@@ -22,6 +22,9 @@ _TYPES = {
     "STRUCT": "object",
 }
 
+_FILLED_IN = "TASK_FINAL_STATUS"
+"""What Kubeflow gives to an exit step itself."""
+
 
 def with_parameter_table(readme: str, compiled: str) -> str:
     """The README with its table of parameters renewed; one without the marks stays as it is."""
@@ -41,7 +44,7 @@ def with_forms(page: str, pipelines: Iterable[str]) -> str:
 
 def _table(specification: dict[str, Any]) -> str:
     parameters: dict[str, dict[str, Any]] = specification["root"].get("inputDefinitions", {}).get("parameters", {})
-    rows = "\n".join(_row(name, entry) for name, entry in parameters.items())
+    rows = "\n".join(_row(name, entry) for name, entry in parameters.items() if entry["parameterType"] != _FILLED_IN)
     return f"| parameter | type | default | meaning |\n|---|---|---|---|\n{rows}"
 
 

@@ -1,0 +1,5 @@
+"""The pipeline `evaluation`."""
+
+from kfp_llm_batch.pipelines.evaluation.pipeline import evaluation
+
+__all__ = ["evaluation"]
