@@ -5,12 +5,14 @@ from __future__ import annotations
 import email
 import inspect
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
@@ -107,13 +109,17 @@ class KubeflowServer:
 
 
 @contextmanager
-def serving(server: KubeflowServer) -> Iterator[KubeflowServer]:
-    """Answer on a free port of this machine."""
+def serving(server: KubeflowServer, certificate: Path | None = None) -> Iterator[KubeflowServer]:
+    """Answer on a free port of this machine; over TLS with a file that holds a certificate and its key."""
     http = ThreadingHTTPServer(("127.0.0.1", 0), _handler(server))
     http.daemon_threads = True
+    if certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        http.socket = context.wrap_socket(http.socket, server_side=True)
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
-    server.host = f"http://127.0.0.1:{http.server_port}"
+    server.host = f"{'https' if certificate else 'http'}://127.0.0.1:{http.server_port}"
     try:
         yield server
     finally:

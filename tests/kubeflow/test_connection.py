@@ -1,3 +1,4 @@
+import subprocess
 import time
 
 import kfp
@@ -6,7 +7,7 @@ import pytest
 from kfp_llm_batch.client import connect, connection, list_runs, list_schedules, schedule, submit
 from kfp_llm_batch.client.transport import PatientTransport
 from kfp_llm_batch.errors import ConfigurationError, ServerError
-from tests.kubeflow.server import Fault
+from tests.kubeflow.server import Fault, KubeflowServer, serving
 
 PARAMETERS = {"dataset_uri": "q.jsonl", "output_uri": "out"}
 
@@ -119,10 +120,19 @@ def test_a_server_that_is_not_there_is_explained(monkeypatch):
         connect("http://127.0.0.1:9")
 
 
-def test_certificates_are_checked(server, monkeypatch, tmp_path):
-    assert connect()._existing_config.verify_ssl is True
-    monkeypatch.setenv("KFP_LLM_BATCH_CA_CERTIFICATE", str(tmp_path / "ca.pem"))
-    assert connect()._existing_config.ssl_ca_cert == str(tmp_path / "ca.pem")
+def test_certificates_are_checked(monkeypatch, tmp_path):
+    certificate = tmp_path / "certificate.pem"
+    options = "-x509 -newkey rsa:2048 -nodes -subj /CN=test -addext subjectAltName=IP:127.0.0.1 -days 2"
+    files = ["-keyout", str(tmp_path / "key.pem"), "-out", str(certificate)]
+    command = ["openssl", "req", *options.split(" "), *files]
+    subprocess.run(command, check=True, capture_output=True)
+    both = tmp_path / "both.pem"
+    both.write_text(certificate.read_text() + (tmp_path / "key.pem").read_text())
+    with serving(KubeflowServer(), both) as server:
+        with pytest.raises(ServerError, match="CERTIFICATE_VERIFY_FAILED"):
+            connect(server.host)
+        monkeypatch.setenv("KFP_LLM_BATCH_CA_CERTIFICATE", str(certificate))
+        assert list(list_runs(client=connect(server.host))) == []
 
 
 def test_kfps_own_client_will_do(server):

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from google.protobuf import json_format
+from kfp.kubernetes.kubernetes_executor_config_pb2 import KubernetesExecutorConfig
+from kfp_server_api import ApiException
 
-from kfp_llm_batch.client import Submission, get_run, list_runs, results, run_request, submit, wait
+from kfp_llm_batch.client import CreateRequest, Submission, get_run, list_runs, results, run_request, submit, wait
 from kfp_llm_batch.client import runs as runs_module
 from kfp_llm_batch.client.failures import NotFoundOnServerError
 from kfp_llm_batch.errors import ConfigurationError, InterruptedRunError, RunError, ServerError
@@ -90,6 +93,43 @@ def cached_tasks(specification) -> list[str]:
     graphs = [specification["root"], *specification["components"].values()]
     tasks = {name: task for graph in graphs for name, task in graph.get("dag", {}).get("tasks", {}).items()}
     return [name for name, task in tasks.items() if task["cachingOptions"].get("enableCache")]
+
+
+def test_a_volume_is_mounted_in_every_step():
+    request = run_request("batch_inference", PARAMETERS, submission=Submission(volume="models:/models"))
+    plain = run_request("batch_inference", PARAMETERS)
+    executors = settings_of(request)
+    assert executors.keys() == plain.body["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"].keys()
+    for name, setting in executors.items():
+        config = json_format.ParseDict(setting, KubernetesExecutorConfig())
+        (mount,) = config.pvc_mount
+        assert mount.mount_path == "/models"
+        assert mount.pvc_name_parameter.runtime_value.constant.string_value == "models"
+        assert {key: value for key, value in setting.items() if key != "pvcMount"} == settings_of(plain)[name]
+
+
+def settings_of(request: CreateRequest) -> dict[str, dict[str, object]]:
+    platform = request.body["pipeline_spec"]["platform_spec"]["platforms"]["kubernetes"]
+    executors: dict[str, dict[str, object]] = platform["deploymentSpec"]["executors"]
+    return executors
+
+
+@pytest.mark.parametrize("volume", ["models", "models:relative", "Models:/models", ":/models"])
+def test_a_volume_that_is_none_is_refused(volume):
+    with pytest.raises(ConfigurationError, match="Write it as models:/models"):
+        Submission(volume=volume)
+
+
+def test_kfps_own_schedules_are_not_what_the_contract_says(server, client, tmp_path):
+    """The contract has texts where kfp's client sends whole numbers; the server itself takes both."""
+    submit("batch_inference", PARAMETERS, client=client)
+    package = tmp_path / "pipeline.yaml"
+    package.write_text(yaml.safe_dump_all(load_pipeline("batch_inference").documents))
+    experiment = next(iter(server.state.experiments))
+    with pytest.raises(ApiException, match="max_concurrency: 1 is not of type 'string'"):
+        client.create_recurring_run(
+            experiment, "name", cron_expression="0 0 3 * * *", params=PARAMETERS, pipeline_package_path=str(package)
+        )
 
 
 def test_parameters_that_the_server_refuses_for_their_size_are_named(server, client, caplog):

@@ -42,6 +42,9 @@ ParameterFile = Annotated[Path | None, typer.Option(help="JSON or YAML file with
 Experiment = Annotated[str, typer.Option(help="Experiment; created where it is missing.")]
 NoCache = Annotated[bool, typer.Option("--no-cache", help="Caching off for every step, those in loops as well.")]
 ServiceAccount = Annotated[str, typer.Option(help="Kubernetes service account of the pods.")]
+Volume = Annotated[
+    str, typer.Option(metavar="CLAIM:PATH", help="PersistentVolumeClaim for all steps, such as models:/models.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the request that would be sent; no server is asked.")]
 Host = Annotated[
     str, typer.Option(envvar="KF_PIPELINES_ENDPOINT", help="Address of Kubeflow Pipelines; in a pod the cluster's own.")
@@ -61,6 +64,7 @@ def submit(
     experiment: Experiment = "Default",
     no_cache: NoCache = False,
     service_account: ServiceAccount = "",
+    volume: Volume = "",
     dry_run: DryRun = False,
     host: Host = "",
     namespace: Namespace = "",
@@ -78,7 +82,8 @@ def submit(
 
     loaded = load_pipeline(pipeline)
     values = read_parameters(loaded, parameter or [], params)
-    request = run_request(loaded, values, name=name, submission=_submission(experiment, no_cache, service_account))
+    submission = _submission(experiment, no_cache, service_account, volume)
+    request = run_request(loaded, values, name=name, submission=submission)
     if dry_run:
         print_request(request)
         return
@@ -170,6 +175,7 @@ def schedule_add(
     experiment: Experiment = "Default",
     no_cache: NoCache = False,
     service_account: ServiceAccount = "",
+    volume: Volume = "",
     dry_run: DryRun = False,
     host: Host = "",
     namespace: Namespace = "",
@@ -191,7 +197,7 @@ def schedule_add(
     )
     loaded = load_pipeline(pipeline)
     values = read_parameters(loaded, parameter or [], params)
-    submission = _submission(experiment, no_cache, service_account)
+    submission = _submission(experiment, no_cache, service_account, volume)
     request = schedule_request(loaded, values, recurrence, name=name, submission=submission)
     if dry_run:
         print_request(request, recurrence.times)
@@ -267,12 +273,12 @@ def schedule_delete(
     _print_change({"name": name, "deleted": number}, "deleted", output)
 
 
-def _submission(experiment: str, no_cache: bool, service_account: str) -> Submission:
+def _submission(experiment: str, no_cache: bool, service_account: str, volume: str) -> Submission:
     from kfp_llm_batch.client import Submission
 
     if not experiment:
         raise ConfigurationError("--experiment is empty", remedy="Leave it out for the one that is called Default.")
-    return Submission(experiment=experiment, cache=not no_cache, service_account=service_account)
+    return Submission(experiment=experiment, cache=not no_cache, service_account=service_account, volume=volume)
 
 
 def _print_change(facts: dict[str, Any], change: str, output: Output) -> None:

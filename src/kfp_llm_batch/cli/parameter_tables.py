@@ -11,6 +11,8 @@ import yaml
 
 _BEGIN, _END = "<!-- parameters: written by `kfp-llm-batch compile` -->", "<!-- end of parameters -->"
 _BLOCK = re.compile(f"{re.escape(_BEGIN)}.*?{re.escape(_END)}", re.DOTALL)
+_FILLED_IN = "TASK_FINAL_STATUS"
+"""What Kubeflow gives to an exit step itself."""
 _FORMS_BEGIN, _FORMS_END = "<!-- forms: written by `kfp-llm-batch compile` -->", "<!-- end of forms -->"
 _FORMS = re.compile(f"{re.escape(_FORMS_BEGIN)}.*?{re.escape(_FORMS_END)}", re.DOTALL)
 _TYPES = {

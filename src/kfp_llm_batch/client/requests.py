@@ -12,6 +12,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
 from kfp_llm_batch.client.caching import without_caching
+from kfp_llm_batch.client.volumes import check_volume, with_volume
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.parameters import check_parameters
 from kfp_llm_batch.shipped import CompiledPipeline, load_pipeline
@@ -59,12 +60,20 @@ class Submission:
         cache: Whether Kubeflow may take a step's outputs from an earlier run, where the pipeline allows it.
         service_account: Kubernetes service account of the pods; the server's own choice if empty.
         pipeline_root: Where Kubeflow keeps artifacts; the server's own choice if empty.
+        volume: PersistentVolumeClaim for all steps and its path there, such as models:/models; none if empty.
+
+    Raises:
+        ConfigurationError: The volume is none.
     """
 
     experiment: str = DEFAULT_EXPERIMENT
     cache: bool = True
     service_account: str = ""
     pipeline_root: str = ""
+    volume: str = ""
+
+    def __post_init__(self) -> None:
+        check_volume(self.volume)
 
 
 def pipeline_of(pipeline: str | CompiledPipeline) -> CompiledPipeline:
@@ -100,6 +109,8 @@ def _specification(pipeline: CompiledPipeline, submission: Submission) -> dict[s
     specification, *platforms = pipeline.documents
     specification = specification if submission.cache else without_caching(specification)
     platform = {name: value for document in platforms for name, value in document.items()}
+    if submission.volume:
+        platform = with_volume(platform, specification["deploymentSpec"]["executors"], submission.volume)
     try:
         json_format.ParseDict(specification, pipeline_spec_pb2.PipelineSpec())
         json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())

@@ -29,6 +29,7 @@ class PatientTransport(RESTClientObject):  # type: ignore[misc]
             total=4,
             connect=2,
             read=1,
+            other=0,  # a certificate that is not accepted will not be a moment later
             backoff_factor=0.5,
             status_forcelist=_PASSING_STATUSES,
             allowed_methods=("GET", "DELETE"),
