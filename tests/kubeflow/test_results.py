@@ -16,6 +16,12 @@ def test_the_result_of_a_run_opens_as_a_table(output_format, server, client, mak
     assert list(result.to_pandas([identity])[identity])[:2] == ["row-0", "row-1"]
 
 
+def test_the_result_is_found_in_the_runs_own_folder_as_well(server, client, make_result, tmp_path):
+    run = submit("batch_inference", {"dataset_uri": "q.jsonl", "output_uri": str(tmp_path / "all")}, client=client)
+    make_result(f"all/{run.run_id}")
+    assert results(run).to_arrow().num_rows == 25
+
+
 def test_the_result_opens_as_a_dataset(make_result):
     dataset = Result(str(make_result())).to_dataset(["row_id", "completion"])
     assert dataset.column_names == ["row_id", "completion"]

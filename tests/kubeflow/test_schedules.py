@@ -144,6 +144,12 @@ def test_schedules_are_listed_and_deleted(server, client):
     assert [entry.name for entry in list_schedules(client)] == ["nightly", "hourly"]
 
 
+def test_a_schedule_that_is_gone_when_its_turn_comes_is_deleted(server, client):
+    add(client)
+    server.fail(404, operation="DeleteRecurringRun")
+    assert delete("nightly", client) == 1
+
+
 @pytest.mark.parametrize("change", [enable, disable, delete])
 def test_a_name_that_is_not_there_is_named_with_the_nearest(change, server, client):
     add(client)

@@ -19,6 +19,7 @@ from kfp_llm_batch.errors import ConfigurationError, ResultError
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.results.formats import EXTENSIONS
 from kfp_llm_batch.results.publishing import existing_result, fetch_result
+from kfp_llm_batch.storage.uris import join_uri
 
 if TYPE_CHECKING:
     import datasets
@@ -30,11 +31,17 @@ _READERS = {"parquet": pq.read_table, "jsonl": pj.read_json}
 
 @dataclass(frozen=True)
 class Result:
-    """A stored result; every file is held against the manifest when it is fetched."""
+    """A stored result; every file is held against the manifest when it is fetched.
+
+    Args:
+        uri: Where the run wrote to.
+        run_id: The run's id, for a pipeline that gives each run a folder of its own below that.
+    """
 
     uri: str
+    run_id: str = ""
 
-    @cached_property
+    @property
     def manifest(self) -> ResultManifest:
         """What it holds: rows by status, tokens, model, settings, timings.
 
@@ -42,10 +49,15 @@ class Result:
             ResultError: There is none.
             StorageError: The store does not answer or refuses.
         """
-        manifest = existing_result(self.uri)
-        if manifest is None:
-            raise ResultError("There is no result", received=self.uri, remedy="Did the run succeed?")
-        return manifest
+        return self._found[1]
+
+    @cached_property
+    def _found(self) -> tuple[str, ResultManifest]:
+        """Address and manifest."""
+        for address in (self.uri, join_uri(self.uri, self.run_id)) if self.run_id else (self.uri,):
+            if manifest := existing_result(address):
+                return address, manifest
+        raise ResultError("There is no result", received=self.uri, remedy="Did the run succeed?")
 
     def to_arrow(self, columns: list[str] | None = None) -> pa.Table:
         """All rows, or some columns of them, as an Arrow table.
@@ -55,7 +67,7 @@ class Result:
             StorageError: The store does not answer or refuses.
         """
         with tempfile.TemporaryDirectory() as folder:
-            manifest = fetch_result(self.uri, Path(folder))
+            manifest = fetch_result(self._found[0], Path(folder))
             read = _READERS[EXTENSIONS[manifest.output_format]]
             # In JSON lines a column can be all null in one part and text in the next.
             tables = [read(Path(folder, part.path)) for part in manifest.parts]
@@ -92,4 +104,4 @@ def results(run: Run | str, *, client: kfp.Client | None = None) -> Result:
             received=uri,
             remedy=f"Open it by its address: Result(uri). It is looked for in the parameter {OUTPUT_PARAMETER}.",
         )
-    return Result(uri)
+    return Result(uri, run.run_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -244,7 +245,9 @@ def _delete_earlier(client: kfp.Client, earlier: list[Any], replacement: Any) ->
 
 
 def _delete(client: kfp.Client, entry: Any) -> None:
-    with server_errors(f"The schedule {entry.display_name!r} ({entry.recurring_run_id}) cannot be deleted"):
+    """Delete it; one that is gone already, by an earlier try whose answer was lost, is no error."""
+    what = f"The schedule {entry.display_name!r} ({entry.recurring_run_id}) cannot be deleted"
+    with contextlib.suppress(NotFoundOnServerError), server_errors(what):
         client.delete_recurring_run(entry.recurring_run_id)
 
 
