@@ -9,6 +9,8 @@ LOCK_OPTIONS ?= --torch-backend cpu
 
 BIN := .venv/bin
 LOCKS := images/vllm-cpu/torch.lock images/vllm-cpu/requirements.lock .ci/requirements.lock
+# Locks are resolved on x86_64 and serve arm64 as well, where Intel's OpenMP is not there, and not asked for.
+MARK_X86_64 := sed -i -E '/^intel-[a-z-]+==/ s/ \\$$/ ; platform_machine == "x86_64" \\/'
 
 .PHONY: help
 help: ## Show the targets
@@ -49,6 +51,15 @@ test: install ## Run the tests, real vLLM and real object stores among them
 test-endurance: install ## Run the tests that take long: a real run ended twenty times
 	@$(BIN)/python -m pytest -m endurance -s $(PYTEST_OPTIONS)
 
+.PHONY: images
+images: install ## Build the container images; needs Docker, which it installs and starts as root on Debian
+	@images/build
+
+.PHONY: test-image
+test-image: install ## Build the images and test them, with real vLLM; skips without Docker unless CI=true
+	@if images/docker >/dev/null || [ "$${CI:-}" = true ]; then $(MAKE) --no-print-directory images; fi
+	@$(BIN)/python -m pytest -m image -s tests/images $(PYTEST_OPTIONS)
+
 .PHONY: bench
 bench: install ## Compare with vLLM, transformers, OpenVINO, llama.cpp and Ray on the same rows; takes hours
 	@$(BIN)/python -m benchmarks.compare $(BENCH_OPTIONS)
@@ -79,6 +90,13 @@ lock: install ## Resolve the locks anew
 	    --overrides images/vllm-cpu/overrides.txt --constraints images/vllm-cpu/requirements.lock \
 	    --python-version 3.11 --generate-hashes --upgrade --quiet \
 	    --custom-compile-command "make lock" --no-annotate --output-file .ci/requirements.lock
+	$(MARK_X86_64) images/vllm-cpu/requirements.lock .ci/requirements.lock
+	$(BIN)/uv pip compile pyproject.toml --extra evaluation \
+	    --overrides images/vllm-cpu/overrides.txt --constraints images/vllm-cpu/requirements.lock \
+	    --python-version 3.11 --generate-hashes --upgrade --quiet \
+	    --custom-compile-command "make lock" --no-annotate --output-file images/data/requirements.lock
+	$(BIN)/uv pip compile images/tools.in --python-version 3.11 --generate-hashes --upgrade --quiet \
+	    --custom-compile-command "make lock" --no-annotate --output-file images/tools.lock
 
 .PHONY: clean
 clean: ## Remove what make has created
