@@ -13,6 +13,7 @@ UV = str(Path(sys.executable).with_name("uv"))
 GLIBC = {"aarch64": "aarch64-manylinux_2_36", "x86_64": "x86_64-manylinux_2_36"}
 """Debian 12 has glibc 2.36."""
 SOURCE_ALONE = "kfp-server-api"
+UNREACHABLE = "error sending request"
 
 
 @pytest.mark.parametrize("machine", sorted(GLIBC))
@@ -24,6 +25,8 @@ def test_every_package_has_a_wheel(tmp_path: Path, name: str, machine: str) -> N
     command += ["--only-binary", ":all:", "--no-binary", SOURCE_ALONE]
     lock = ROOT / f"images/{name}/requirements.lock"
     finished = subprocess.run([*command, "-r", str(lock)], capture_output=True, text=True, check=False)
+    if UNREACHABLE in finished.stderr:
+        pytest.skip(finished.stderr.strip().splitlines()[0])
     assert finished.returncode == 0, finished.stderr
     would_install = set(re.findall(r"^ \+ ([\w.-]+)==", finished.stderr, re.MULTILINE))
     intel = {"intel-openmp", "intel-cmplr-lib-ur"} if machine == "aarch64" else set()
