@@ -43,7 +43,11 @@ class Rule:
 
 
 RULES = (
-    Rule(reason="programs and libraries of torch's own tests", patterns=("{site}/torch/test", "{site}/torch/bin")),
+    Rule(
+        reason="programs and libraries of torch's own tests; torch looks for one program when it is imported",
+        patterns=("{site}/torch/test", "{site}/torch/bin/*"),
+        kept=("{site}/torch/bin/torch_shm_manager",),
+    ),
     Rule(
         reason="headers: for a C++ compiler, which is in the target with one alone",
         patterns=("{site}/torch/include", "{site}/pyarrow/include", "{site}/numpy/_core/include", "{site}/**/*.cuh"),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
+from kfp_llm_batch.models.resolving import resolve_model
 from tests.images.docker_images import IMAGES, ROOT, Docker
 
 
@@ -29,3 +31,13 @@ def docker() -> Docker:
     missing = [name for name, image in IMAGES.items() if docker("image", "inspect", image).returncode != 0]
     assert not missing, f"run images/build {' '.join(missing)}"
     return docker
+
+
+@pytest.fixture(scope="session")
+def model_mount(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Path of the demo model, converted once on the host, for containers whose user is nobody here."""
+    folder = tmp_path_factory.mktemp("images") / "model"
+    shutil.copytree(resolve_model("demo://smollm2-135m-instruct").folder, folder)
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    return str(folder)

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from kfp_llm_batch.models.resolving import resolve_model
 from tests.images.docker_images import IMAGES, LOCKED_DOWN, ROOT, Docker
 
 SMOKE_TEST = ROOT / "images/vllm-cpu/smoke_test.py"
@@ -15,10 +14,9 @@ MAX_TOKENS = 32
 
 
 @pytest.fixture(scope="module")
-def mounts() -> tuple[str, ...]:
-    """The demo model, converted once on the host, and the job, both read-only."""
-    model = resolve_model("demo://smollm2-135m-instruct").folder
-    return (f"--volume={model}:/model:ro", f"--volume={SMOKE_TEST}:/smoke_test.py:ro")
+def mounts(model_mount: str) -> tuple[str, ...]:
+    """The model and the job, both read-only."""
+    return (f"--volume={model_mount}:/model:ro", f"--volume={SMOKE_TEST}:/smoke_test.py:ro")
 
 
 @pytest.mark.timeout(600)

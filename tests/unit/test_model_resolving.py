@@ -40,6 +40,13 @@ def test_a_folder_as_path_and_as_address(folder):
     assert resolve_model(f"file://{folder}").digest == model.digest
 
 
+def test_a_file_that_cannot_be_read_is_named(folder):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors").symlink_to(folder / "gone")
+    with pytest.raises(ConfigurationError, match=r"cannot be read: No such file.*model.safetensors.*Let the user"):
+        resolve_model(str(folder))
+
+
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"])
 def test_the_digest_depends_on_everything_that_changes_answers(folder, name):
     before = resolve_model(str(folder)).digest

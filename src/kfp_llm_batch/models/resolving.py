@@ -81,7 +81,7 @@ def resolve_model(uri: str, revision: str | None = None) -> Model:
     names = files_in_use((path.name for path in folder.glob("*")), uri)
     formats = quantized_formats(folder)
     check_quantized_formats(formats, read_machine().instruction_set, redact(uri))
-    digests = json.dumps(file_digests(folder, names), sort_keys=True)
+    digests = json.dumps(_digests(folder, names), sort_keys=True)
     return Model(
         uri=redact(uri),
         engine="vllm",
@@ -90,6 +90,17 @@ def resolve_model(uri: str, revision: str | None = None) -> Model:
         digest=hashlib.sha256(digests.encode()).hexdigest(),
         facts=_read_facts(folder, formats),
     )
+
+
+def _digests(folder: Path, names: list[str]) -> dict[str, str]:
+    try:
+        return file_digests(folder, names)
+    except OSError as error:
+        raise ConfigurationError(
+            f"A file of the model cannot be read: {error.strerror}",
+            received=error.filename,
+            remedy="Let the user that the step runs as read it.",
+        ) from error
 
 
 def _echo_model() -> Model:
