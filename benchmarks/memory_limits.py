@@ -87,7 +87,7 @@ def main() -> None:
     model = resolve_model("demo://smollm2-135m-instruct").folder
     results: dict[str, Any] = {"machine": read_machine().cpu_model, "seed": arguments.seed, "runs": []}
     for number in range(arguments.runs):
-        limit, rows = chosen.randint(SMALLEST, LARGEST), chosen.choice((1, 32, 256))
+        limit, rows = chosen.randint(SMALLEST, LARGEST), chosen.choice((2, 32, 256))
         found = run(arguments.docker, model, limit, rows, is_sampled=chosen.random() < 0.5)
         results["runs"].append(found)
         print(f"{number + 1:>3}  {limit:>5} MiB  {rows:>3} rows  {found['end']}", flush=True)

@@ -8,7 +8,7 @@ import pytest
 
 from kfp_llm_batch.caches import cache_folder
 from kfp_llm_batch.errors import ConfigurationError, StorageError
-from kfp_llm_batch.models.cache import cached_folder, file_digests
+from kfp_llm_batch.models.cache import cached_folder
 
 
 @pytest.fixture(autouse=True)
@@ -130,7 +130,7 @@ def test_a_failing_maker_leaves_nothing_and_may_try_again(cache, error):
 MAKE = """
 import sys, time
 from pathlib import Path
-from kfp_llm_batch.models.cache import cached_folder, file_digests
+from kfp_llm_batch.models.cache import cached_folder
 
 def make(folder):
     with open(sys.argv[1], "a") as log:
@@ -172,12 +172,3 @@ def test_a_cache_without_write_permission_is_a_clear_error(cache):
     cache.mkdir(mode=0o500)
     with pytest.raises(ConfigurationError, match=r"Permission denied.*Set KFP_LLM_BATCH_CACHE"):
         cached_folder("model", Maker())
-
-
-def test_a_file_that_may_not_be_read_is_a_clear_error(tmp_path):
-    (tmp_path / "weights").write_bytes(b"w")
-    (tmp_path / "weights").chmod(0)
-    if os.access(tmp_path / "weights", os.R_OK):
-        pytest.skip("this user may read everything")
-    with pytest.raises(ConfigurationError, match=r"may not be read by user .*weights"):
-        file_digests(tmp_path, ["weights"])

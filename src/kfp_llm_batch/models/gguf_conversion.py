@@ -37,8 +37,6 @@ def main() -> None:
     quantization = GgufConfig(dequantize=True)
     model = AutoModelForCausalLM.from_pretrained(**location, quantization_config=quantization, dtype="bfloat16")
     model.save_pretrained(folder, safe_serialization=True)
-    # Weights are written for their owner alone, while pods that share a cache run as different users.
-    (folder / "model.safetensors").chmod((folder / "config.json").stat().st_mode)
 
 
 if __name__ == "__main__":
