@@ -64,6 +64,13 @@ class Browser:
         for kind in ("mousePressed", "mouseReleased"):
             self._call("Input.dispatchMouseEvent", type=kind, x=box[0], y=box[1], button="left", clickCount=1)
 
+    def unfold(self, selector: str) -> None:
+        """Click on a summary and wait for what it shows, which the page makes a moment later."""
+        self.click(f"{selector} summary")
+        deadline = time.monotonic() + _START_SECONDS
+        while not self.evaluate(f"document.querySelector({json.dumps(selector)}).childNodes.length > 1"):
+            assert time.monotonic() < deadline, f"{selector} shows nothing"
+
     def type(self, selector: str, text: str) -> None:
         """Type into an element."""
         self.click(selector)

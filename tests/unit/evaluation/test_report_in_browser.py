@@ -36,14 +36,14 @@ def page(browser: Browser, report: Path) -> Browser:
 
 
 def test_the_page_complains_of_nothing_and_asks_for_nothing(page, report):
-    page.click("details.row summary")
+    page.unfold("details.row")
     page.type("#search", "what is")
     assert page.complaints() == []
     assert page.requests() == [report.as_uri()]
 
 
 def test_what_the_model_wrote_stays_text(page):
-    page.click("details.row summary")
+    page.unfold("details.row")
     texts = page.evaluate("[...document.querySelectorAll('pre')].map((node) => node.textContent).join(' ')")
     assert "<script>alert(1)</script><img src=x onerror=alert(2)>" in texts
     assert page.evaluate("document.querySelectorAll('#list script, #list img, table i').length") == 0
@@ -51,7 +51,7 @@ def test_what_the_model_wrote_stays_text(page):
 
 def test_rows_that_turned_worse_come_first_and_are_compared(page):
     assert page.evaluate(f"{ROWS}.map((row) => row.querySelector('strong').textContent)")[:3] == ["q0", "q1", "q2"]
-    page.click("details.row summary")
+    page.unfold("details.row")
     titles = page.evaluate("[...document.querySelectorAll('details[open] h3')].map((node) => node.textContent)")
     assert titles[:3] == ["Baseline: 1", "This run: 0", "Target"]
     marked = page.evaluate("[...document.querySelectorAll('details[open] mark')].map((node) => node.textContent)")
@@ -92,5 +92,5 @@ def test_both_themes(page, report):
 def test_a_phone_shows_all_without_scrolling_sideways(page, report):
     page.resize(390, 800)
     page.open(report)
-    page.click("details.row summary")
+    page.unfold("details.row")
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
