@@ -7,6 +7,7 @@
     |-- StorageError        exit 4  the store did not answer or refused: retry, or mend access
     |-- EngineError         exit 5  look at the engine's own log
     |-- InterruptedRunError exit 6  run again: what is finished is kept
+    |   `-- IncompleteRunError exit 6  shards are missing: run again, only these are answered
     |-- GateError           exit 7  look at the report: the run is worse than its baseline
     |-- ServerError         exit 8  Kubeflow Pipelines did not answer or refused: retry, or mend access
     `-- RunError            exit 9  a run on Kubeflow ended without success: look at the step that is named
@@ -93,6 +94,10 @@ class InterruptedRunError(BatchError):
     exit_code = 6
 
 
+class IncompleteRunError(InterruptedRunError):
+    """Some shards have no answers yet; started again the run answers these alone."""
+
+
 class GateError(BatchError):
     """The evaluation is done, and its outcome is not one that may go on: look at the report."""
 
@@ -134,3 +139,12 @@ def _leave_message(message: str) -> None:
     with contextlib.suppress(OSError):
         if path.exists():
             path.write_text(message[:4096], encoding="utf-8", errors="replace")
+
+
+def parse_message(message: str) -> BatchError | None:
+    """The error that ended a step, from the message that `exit_with_message` left; None if it left none."""
+    kind, separator, text = message.partition(": ")
+    found = globals().get(kind)
+    if separator and isinstance(found, type) and issubclass(found, BatchError):
+        return found(text)
+    return None

@@ -34,6 +34,11 @@ class Checksum:
         self.count += 1
         self._sum = (self._sum + int.from_bytes(digest, "big")) % 2**256
 
+    def include(self, hexdigest: str, count: int) -> None:
+        """Add all items of another checksum, `count` of them."""
+        self.count += count
+        self._sum = (self._sum + int(hexdigest, 16)) % 2**256
+
     def hexdigest(self) -> str:
         """64 hexadecimal digits."""
         return f"{self._sum:064x}"

@@ -86,6 +86,11 @@ def check() -> None:
         raise InterruptedRunError("The run was interrupted", remedy=_REMEDY)
 
 
+def is_requested() -> bool:
+    """Whether SIGTERM has come while a `Termination` is open."""
+    return _SIGNALS.is_termination_requested
+
+
 def sleep(seconds: float) -> None:
     """Wait; SIGTERM ends the wait, and one that begins after it is short."""
     if _SIGNALS.is_termination_requested:

@@ -26,11 +26,6 @@ _INDENTATION = re.compile(r"^(    ){1,2}")
 _COLOUR = re.compile(r"\x1b\[\d*m")
 _EXECUTOR_LINE = "[KFP Executor"
 _EXECUTOR_INPUT = "Got executor_input:"
-_ERROR_CLASSES = {
-    kind.__name__: kind
-    for kind in vars(errors).values()
-    if isinstance(kind, type) and issubclass(kind, errors.BatchError)
-}
 
 
 def run_pipeline(
@@ -123,10 +118,7 @@ def _local_conditions(message: Path, *, verbose: bool) -> Iterator[None]:
 
 
 def _step_error(message: str, runner_error: str) -> errors.BatchError:
-    kind, separator, text = message.partition(": ")
-    if separator and kind in _ERROR_CLASSES:
-        return _ERROR_CLASSES[kind](text)
-    return errors.BatchError(
+    return errors.parse_message(message) or errors.BatchError(
         f"A step ended without a message of its own: {_COLOUR.sub('', runner_error)}",
         remedy="Its output is above; run again with --verbose to see everything.",
     )

@@ -43,10 +43,7 @@ def reason_to_compile(machine: Machine, flops: float, *, is_compiled: bool, free
     Returns:
         Whether to compile, and why.
     """
-    threads = engine_threads(machine)
-    speed = EAGER_FLOPS_PER_CORE.get(machine.instruction_set, OTHER_FLOPS_PER_CORE) * threads
-    share = SAVED_SHARE if threads > 1 else SAVED_SHARE_OF_ONE_THREAD
-    saved, cost = share * flops / speed, WARM_SECONDS if is_compiled else COLD_SECONDS
+    saved, cost = saved_seconds(machine, flops), WARM_SECONDS if is_compiled else COLD_SECONDS
     kind = "loading compiled code" if is_compiled else "compiling"
     if saved <= cost:
         return False, f"{kind} takes {cost:.0f} s and would save about {saved:.0f} s of this job"
@@ -55,6 +52,19 @@ def reason_to_compile(machine: Machine, flops: float, *, is_compiled: bool, free
     if not is_compiled and free_bytes < COMPILER_BYTES:
         return False, f"compiling would save about {saved:.0f} s, but the compiler needs 2 GiB more memory"
     return True, f"{kind} takes {cost:.0f} s and saves about {saved:.0f} s of this job"
+
+
+def saved_seconds(machine: Machine, flops: float) -> float:
+    """What compiled code saves of a job.
+
+    Args:
+        machine: Where the job runs.
+        flops: Of all its tokens.
+    """
+    threads = engine_threads(machine)
+    speed = EAGER_FLOPS_PER_CORE.get(machine.instruction_set, OTHER_FLOPS_PER_CORE) * threads
+    share = SAVED_SHARE if threads > 1 else SAVED_SHARE_OF_ONE_THREAD
+    return share * flops / speed
 
 
 class CompileRecord:

@@ -59,6 +59,8 @@ class GenerationConfig:
     """Error codes or statuses; none means every row that is `invalid` or `failed`."""
     max_error_rate: float = 1.0
     """Most rows without an answer, as a share of all rows."""
+    rows_of_all_shards: int | None = None
+    """What `max_error_rate` is a share of, if the prompts are one shard of many; None takes the prompts' own rows."""
     max_duration_seconds: int | None = None
     """From the start of the step; the result is partial then."""
     engine_cache: Path | None = None

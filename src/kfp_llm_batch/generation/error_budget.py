@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 from kfp_llm_batch.errors import BatchError, DataError, EngineError
@@ -18,11 +19,13 @@ class ErrorBudget:
     Args:
         max_rate: Share of all rows that may stay without an answer.
         rows: All rows.
+        is_shard: Whether the run answers only some of them; another step then has the last word on all.
     """
 
-    def __init__(self, max_rate: float, rows: int) -> None:
+    def __init__(self, max_rate: float, rows: int, *, is_shard: bool = False) -> None:
         self._max_rate = max_rate
         self._rows = rows
+        self._is_shard = is_shard
         self._counted = 0
         self._errors: Counter[str] = Counter()
         self.codes: Counter[str] = Counter()
@@ -54,13 +57,27 @@ class ErrorBudget:
         Raises:
             DataError, EngineError: As for `count`; also if none of them was answered.
         """
+        if self._is_shard:
+            return
         if self._errors.total() > self._max_rate * rows or 0 < rows == self._errors.total():
             raise self._exceeded(rows)
 
+    def again(self) -> ErrorBudget:
+        """The same, nothing counted yet."""
+        return ErrorBudget(self._max_rate, self._rows, is_shard=self._is_shard)
+
+    def take(self, rows_by_status: Mapping[str, int], errors_by_code: Mapping[str, int]) -> None:
+        """Take rows that were counted elsewhere, of which only numbers are left."""
+        self._errors.update({status: rows_by_status.get(status, 0) for status in FAULTY})
+        self.codes.update(errors_by_code)
+
     def _exceeded(self, rows: int) -> BatchError:
         kind = DataError if self._errors["invalid"] >= self._errors["failed"] else EngineError
-        codes = "; ".join(f"{count} {code}, the first {self._first[code]}" for code, count in self.codes.most_common(5))
+        codes = "; ".join(f"{count} {code}{self._example(code)}" for code, count in self.codes.most_common(5))
         return kind(
             f"{self._errors.total()} of {rows} rows have no answer (max_error_rate is {self._max_rate:g}): {codes}",
             remedy="Mend the rows or the settings; what was answered is kept in the checkpoint.",
         )
+
+    def _example(self, code: str) -> str:
+        return f", the first {self._first[code]}" if code in self._first else ""

@@ -66,7 +66,7 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
             engine=engine,
             preparer=_preparer(config, model),
             writer=PartWriter(result_folder, prompts),
-            budget=ErrorBudget(config.max_error_rate, prompts.manifest.rows),
+            budget=_budget(config, prompts),
             deadline=deadline,
             termination=termination,
             earlier=EarlierResult(config.retry_of, Path(folder), codes) if config.retry_of else None,
@@ -97,6 +97,12 @@ def _placement(config: GenerationConfig, prompts: Prompts, model: Model, machine
 def _engines(config: GenerationConfig, model: Model, placement: Placement, termination: Termination) -> EngineGroup:
     environments = [engine_environment(share, placement.device, config.engine_options) for share in placement.shares]
     return EngineGroup(model.engine, environments, termination.check)
+
+
+def _budget(config: GenerationConfig, prompts: Prompts) -> ErrorBudget:
+    if config.rows_of_all_shards is None:
+        return ErrorBudget(config.max_error_rate, prompts.manifest.rows)
+    return ErrorBudget(config.max_error_rate, config.rows_of_all_shards, is_shard=True)
 
 
 def _preparer(config: GenerationConfig, model: Model) -> RowPreparer:

@@ -51,9 +51,14 @@ class Prompts:
             )
 
     @property
+    def schema(self) -> pa.Schema:
+        """Our columns and the carried ones."""
+        return self._readers[0].schema
+
+    @property
     def source_fields(self) -> list[pa.Field]:
         """The carried source columns."""
-        return source_fields(self._readers[0].schema)
+        return source_fields(self.schema)
 
     def batches(self) -> Iterator[NumberedBatch]:
         """All rows, in their own order."""

@@ -66,7 +66,7 @@ class GenerationRun:
         started = time.monotonic()
         surveyor = Surveyor(
             preparer=self.preparer,
-            max_error_rate=self.config.max_error_rate,
+            budget=self.budget.again(),
             earlier=self.earlier,
             index=index,
             check=self.termination.check,

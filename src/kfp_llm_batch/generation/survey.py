@@ -71,14 +71,14 @@ class Surveyor:
 
     Args:
         preparer: Turns rows into requests.
-        max_error_rate: More invalid rows than this share end the run here.
+        budget: More invalid rows than it allows end the run here.
         earlier: The result whose rows are taken over.
         index: Told of the request key of every row.
         check: Called before each batch; what it raises ends the pass.
     """
 
     preparer: RowPreparer
-    max_error_rate: float
+    budget: ErrorBudget
     earlier: EarlierResult | None
     index: RowIndex | None
     check: Callable[[], None]
@@ -90,25 +90,24 @@ class Surveyor:
             DataError: Too many rows are invalid, or all.
         """
         survey, log = Survey(), RowLog("Checked")
-        budget = ErrorBudget(self.max_error_rate, prompts.manifest.rows)
         for batch in self.preparer.prepare(prompts.batches()):
             self.check()
             for row in batch:
-                self._add(row, survey, budget)
+                self._add(row, survey)
             if self.index:
                 self.index.add([row.request_key for row in batch])
             log.log(survey.rows)
-        budget.check_finished(survey.rows)
+        self.budget.check_finished(survey.rows)
         return survey
 
-    def _add(self, row: PreparedRow, survey: Survey, budget: ErrorBudget) -> None:
+    def _add(self, row: PreparedRow, survey: Survey) -> None:
         key = self.earlier.claim(row.row_id, row.row) if self.earlier else None
         if key is not None:
             survey.take_over(row.row_id, key)
             return
         survey.add(row)
         if row.fault:
-            budget.count(invalid_completion(row))
+            self.budget.count(invalid_completion(row))
 
 
 def hashed_order(prompts: Prompts) -> npt.NDArray[np.int64]:

@@ -18,7 +18,7 @@ CHECKPOINT_FOLDER = "checkpoint"
 
 _CHECKPOINT_PART = re.compile(rf"{CHECKPOINT_FOLDER}/part-[0-9a-f]{{32}}\.parquet")
 _OWN_NAME = re.compile(
-    r"(?:parts/part|errors/errors)-\d{5,}-[0-9a-f]{12}(?:-([0-9a-f]{8}))?\.(?:parquet|jsonl)", re.ASCII
+    r"(?:parts/part|errors/errors)(?:-\d{5})?-\d{5,}-[0-9a-f]{12}(?:-([0-9a-f]{8}))?\.(?:parquet|jsonl)", re.ASCII
 )
 _OWN_FIELDS = {"schema_version", "keys_checksum", "parts"}
 
@@ -27,7 +27,7 @@ def own_name(stem: str, index: int, sha256: str, replaced: bytes | None, extensi
     """The name of a published file: its content, and the manifest that its publication replaces.
 
     Args:
-        stem: `parts/part` or `errors/errors`.
+        stem: `parts/part` or `errors/errors`, with the number of a shard behind it if the result is made of shards.
         index: Place among the files of the kind.
         sha256: Of its content.
         replaced: The bytes of the manifest that stands there; None if there is none.

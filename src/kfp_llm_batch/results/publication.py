@@ -58,9 +58,9 @@ class Publication:
         try:
             live = self._publish()
         except ConfigurationError:
-            self._remove_leftovers()
+            remove_leftovers(self._store)
             raise
-        self._remove_leftovers()
+        remove_leftovers(self._store)
         if not (live.is_partial or self._source.is_partial):
             self._remove_checkpoint()
         _LOG.info("%d rows are at %s", live.rows_out, self._store.uri)
@@ -68,7 +68,7 @@ class Publication:
 
     def _publish(self) -> ResultManifest:
         while True:
-            stored = self._stored_manifest()
+            stored = stored_manifest(self._store)
             live = self._parsed(stored)
             target = self._target(stored)
             if live is not None and self._accepts(live, target):
@@ -77,7 +77,7 @@ class Publication:
                 continue
             self._check_replaceable(live)
             # A failure means that another publication was first: then its manifest is looked at.
-            if self._upload_missing(target, stored) and self._set_manifest(target, stored):
+            if self._upload_missing(target, stored) and set_manifest(self._store, target, stored):
                 return target
 
     def _describe(self, source: StoredFile) -> StoredFile:
@@ -100,12 +100,6 @@ class Publication:
             parts=tuple(name("parts/part", self._parts)),
             errors=tuple(name("errors/errors", self._errors)),
         )
-
-    def _stored_manifest(self) -> bytes | None:
-        try:
-            return self._store.read(FILE_NAME)
-        except ObjectNotFoundError:
-            return None
 
     def _parsed(self, stored: bytes | None) -> ResultManifest | None:
         try:
@@ -143,14 +137,14 @@ class Publication:
 
     def _upload_missing(self, target: ResultManifest, stored: bytes | None) -> bool:
         """Upload what is not there yet; False if another publication came first and removed it."""
-        sizes = self._stored_sizes()
+        sizes = stored_sizes(self._store)
         for source, file in self._pairs(target):
             if sizes.get(file.path) != file.bytes:
                 self._upload(source, file)
-        sizes = self._stored_sizes()
+        sizes = stored_sizes(self._store)
         for _, file in self._pairs(target):
             if (size := sizes.get(file.path)) != file.bytes:
-                if self._stored_manifest() != stored:
+                if stored_manifest(self._store) != stored:
                     return False
                 raise StorageError(
                     f"{self._store.uri}/{file.path} has {size} bytes after its upload, not {file.bytes}",
@@ -171,24 +165,6 @@ class Publication:
                 write_part(self._folder / source.path, self._source, self._format, sink)
             self._store.upload(converted, target.path)
 
-    def _set_manifest(self, target: ResultManifest, stored: bytes | None) -> bool:
-        data = target.to_json().encode()
-        if stored is None:
-            return self._store.write(FILE_NAME, data, only_if_absent=True)
-        return self._store.replace(FILE_NAME, stored, data)
-
-    def _remove_leftovers(self) -> None:
-        # Listed before the manifest is read: a file that comes later may wait for a manifest that comes later.
-        keys = [*self._stored_sizes()]
-        manifest = self._stored_manifest()
-        if manifest is None:
-            return
-        live = parse_manifest(self._store, manifest)
-        named = {file.path for file in (*live.parts, *live.errors)}
-        for key in keys:
-            if is_leftover(key, named, manifest):
-                self._store.delete(key)
-
     def _remove_checkpoint(self) -> None:
         for entry in self._store.list(f"{CHECKPOINT_FOLDER}/"):
             if is_checkpoint_part(entry.key):
@@ -198,8 +174,40 @@ class Publication:
         yield from zip(self._source.parts, target.parts, strict=True)
         yield from zip(self._source.errors, target.errors, strict=True)
 
-    def _stored_sizes(self) -> dict[str, int]:
-        return {entry.key: entry.size for folder in FOLDERS for entry in self._store.list(folder)}
+
+def stored_manifest(store: ObjectStore) -> bytes | None:
+    """The bytes of the manifest that stands in `store`, or None."""
+    try:
+        return store.read(FILE_NAME)
+    except ObjectNotFoundError:
+        return None
+
+
+def stored_sizes(store: ObjectStore) -> dict[str, int]:
+    """Bytes of each file under `parts/` and `errors/`."""
+    return {entry.key: entry.size for folder in FOLDERS for entry in store.list(folder)}
+
+
+def set_manifest(store: ObjectStore, manifest: ResultManifest, replaced: bytes | None) -> bool:
+    """Declare a result, in place of exactly the manifest that was read; False if another one came first."""
+    data = manifest.to_json().encode()
+    if replaced is None:
+        return store.write(FILE_NAME, data, only_if_absent=True)
+    return store.replace(FILE_NAME, replaced, data)
+
+
+def remove_leftovers(store: ObjectStore) -> None:
+    """Remove the files that no publication can have a use for."""
+    # Listed before the manifest is read: a file that comes later may wait for a manifest that comes later.
+    keys = [*stored_sizes(store)]
+    manifest = stored_manifest(store)
+    if manifest is None:
+        return
+    live = parse_manifest(store, manifest)
+    named = {file.path for file in (*live.parts, *live.errors)}
+    for key in keys:
+        if is_leftover(key, named, manifest):
+            store.delete(key)
 
 
 def parse_manifest(store: ObjectStore, data: bytes) -> ResultManifest:

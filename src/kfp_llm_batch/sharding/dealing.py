@@ -1,0 +1,64 @@
+"""Which row belongs to which shard: by the hash of its id, so that shards have equal work.
+
+Ids are hashed into buckets, and buckets dealt to shards, the heaviest first, each to the shard that then has least.
+Tokens of prompts and rows are both balanced: prompts are read at the cost of the first, and answers, whose lengths
+nobody knows, come with the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from kfp_llm_batch.generation.hashes import hash_texts
+
+BUCKETS = 2**16
+_BUCKET_SHIFT = np.uint64(64 - 16)
+_SUM_WEIGHT = 0.01
+"""Of what is second to the fullest measure; it only decides between shards that are nearly equal in that one."""
+
+Counts = npt.NDArray[np.int64]
+
+
+class BucketCounts:
+    """Rows and tokens by bucket: one megabyte, however many rows there are."""
+
+    def __init__(self) -> None:
+        self.rows: Counts = np.zeros(BUCKETS, np.int64)
+        self.tokens: Counts = np.zeros(BUCKETS, np.int64)
+        self.longest = 0
+        """Tokens of the longest row."""
+
+    def add(self, row_ids: Sequence[str], tokens: Counts) -> None:
+        """Count some rows, each with its tokens."""
+        buckets = buckets_of(row_ids)
+        np.add.at(self.rows, buckets, 1)
+        np.add.at(self.tokens, buckets, tokens)
+        self.longest = max(self.longest, int(tokens.max(initial=0)))
+
+
+def buckets_of(row_ids: Sequence[str]) -> Counts:
+    """The bucket of each row, the same in every process and for every dataset."""
+    return (hash_texts(row_ids) >> _BUCKET_SHIFT).astype(np.int64)
+
+
+def deal(counts: BucketCounts, shards: int) -> Counts:
+    """The shard of each bucket.
+
+    Args:
+        counts: What the buckets hold.
+        shards: How many shards there are.
+    """
+    rows = counts.rows / max(1, counts.rows.sum())
+    tokens = counts.tokens / max(1, counts.tokens.sum())
+    dealt_rows, dealt_tokens = np.zeros(shards), np.zeros(shards)
+    owners: Counts = np.zeros(BUCKETS, np.int64)
+    used = np.flatnonzero(counts.rows)
+    for bucket in used[np.argsort(-counts.tokens[used], kind="stable")]:
+        after_rows, after_tokens = dealt_rows + rows[bucket], dealt_tokens + tokens[bucket]
+        shard = np.argmin(np.maximum(after_rows, after_tokens) + _SUM_WEIGHT * (after_rows + after_tokens))
+        owners[bucket] = shard
+        dealt_rows[shard], dealt_tokens[shard] = after_rows[shard], after_tokens[shard]
+    return owners

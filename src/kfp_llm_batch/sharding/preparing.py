@@ -1,0 +1,142 @@
+"""The step `split_dataset`: a dataset becomes a job in shards, in the store beside the result to be."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+
+from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
+from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.generation.config import GenerationConfig
+from kfp_llm_batch.generation.prompts import Prompts
+from kfp_llm_batch.machine import read_machine
+from kfp_llm_batch.manifests import ResultManifest
+from kfp_llm_batch.models.sizes import weight_bytes
+from kfp_llm_batch.results.publishing import check_destination, existing_result
+from kfp_llm_batch.sharding.dealing import BucketCounts
+from kfp_llm_batch.sharding.job import FILE_NAME, Job, JobAddress, Shard, generation_fields, prompts_key
+from kfp_llm_batch.sharding.sizing import AUTO, ShardingConfig, estimated_seconds, parse_cpus
+from kfp_llm_batch.sharding.splitting import count_buckets, shard_file, write_shards
+from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, open_store
+
+_LOG = logging.getLogger("kfp_llm_batch")
+
+JOB_FIELD = "job"
+"""Of a result's `dataset`: the id of the job in shards that it is the outcome of."""
+
+
+def prepare_job(
+    dataset: DatasetConfig, generation: GenerationConfig, sharding: ShardingConfig
+) -> tuple[JobAddress, Job]:
+    """Load and split a dataset, and store its shards; the same job again stores nothing twice.
+
+    Raises:
+        ConfigurationError: A parameter is wrong, or another result stands at the output.
+        DataError: The dataset cannot be used.
+        StorageError: A store does not answer or refuses.
+    """
+    output_uri = generation.output_uri or ""
+    check_destination(output_uri)
+    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name:
+        folder = Path(name)
+        load_dataset(dataset, folder / "prompts")
+        prompts = Prompts(folder / "prompts")
+        counts = count_buckets(prompts)
+        shards = write_shards(prompts, counts, _shards(counts, generation, sharding), folder)
+        job = _job(prompts, generation, counts, shards)
+        address = JobAddress.of(output_uri, job)
+        if not _stands(job, existing_result(output_uri), output_uri):
+            _store(job, address, folder)
+    _log_balance(job)
+    return address, job
+
+
+def is_result_of(job_id: str, result: ResultManifest | None) -> bool:
+    """Whether a result is the outcome of this very job."""
+    return result is not None and not result.is_partial and result.dataset.get(JOB_FIELD) == job_id
+
+
+def check_replaceable(result: ResultManifest | None, output_uri: str, *, overwrite: bool) -> None:
+    """Refuse to replace the result of other work.
+
+    Raises:
+        ConfigurationError: There is one.
+    """
+    if result is not None and not overwrite:
+        raise ConfigurationError(
+            f"Another result stands at the output: {result.rows_out} rows of model {result.model.get('uri')} "
+            f"as {result.output_format}, written {result.created_at}",
+            received=output_uri,
+            remedy="Choose another output_uri, or set output_overwrite to replace it.",
+        )
+
+
+def _shards(counts: BucketCounts, generation: GenerationConfig, sharding: ShardingConfig) -> int:
+    rows, sampling = int(counts.rows.sum()), generation.sampling
+    if sharding.num_shards != AUTO:
+        return sharding.shards(rows, None)
+    size = weight_bytes(generation.model_uri, generation.model_revision)
+    tokens = sampling.n * (int(counts.tokens.sum()) + rows * sampling.max_tokens)
+    seconds = None
+    if size is not None:
+        seconds = estimated_seconds(tokens, size, parse_cpus(sharding.pod_cpus), read_machine().instruction_set)
+    shards = sharding.shards(rows, seconds)
+    _LOG.info(
+        "About %s tokens, at most; one pod of %s processors would take about %.2f hours: %d shards.",
+        f"{tokens:,}",
+        sharding.pod_cpus,
+        (seconds or 0) / 3600,
+        shards,
+    )
+    return shards
+
+
+def _job(prompts: Prompts, generation: GenerationConfig, counts: BucketCounts, shards: list[Shard]) -> Job:
+    source = prompts.manifest
+    return Job(
+        # As JSON, so that a job that is read again has the same id.
+        dataset=json.loads(
+            json.dumps(
+                {
+                    "fingerprint": source.fingerprint,
+                    "rows": source.rows,
+                    "uri": source.source_uri,
+                    "format": source.source_format,
+                    "revision": source.source_revision,
+                    "parameters": source.parameters,
+                }
+            )
+        ),
+        generation=generation_fields(generation),
+        output_format=generation.output_format,
+        output_overwrite=generation.output_overwrite,
+        max_error_rate=generation.max_error_rate,
+        longest_prompt_tokens=counts.longest,
+        shards=tuple(shards),
+    )
+
+
+def _stands(job: Job, result: ResultManifest | None, output_uri: str) -> bool:
+    if is_result_of(job.id, result):
+        _LOG.info("The result at %s is that of this very job; nothing is generated.", output_uri)
+        return True
+    check_replaceable(result, output_uri, overwrite=job.output_overwrite)
+    return False
+
+
+def _store(job: Job, address: JobAddress, folder: Path) -> None:
+    store = open_store(address.uri, patience_seconds=LONG_PATIENCE_SECONDS)
+    stored = {entry.key: entry.size for entry in store.list("prompts/")}
+    for number, shard in enumerate(job.shards):
+        if stored.get(prompts_key(number)) != shard.bytes:
+            store.upload(shard_file(folder, number), prompts_key(number))
+    store.write(FILE_NAME, job.to_json().encode())
+
+
+def _log_balance(job: Job) -> None:
+    tokens = [shard.tokens for shard in job.shards]
+    _LOG.info(
+        "%d rows in %d shards of %d to %d prompt tokens, estimated.", job.rows, len(tokens), min(tokens), max(tokens)
+    )
