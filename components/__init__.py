@@ -5,11 +5,15 @@ from kfp_llm_batch.components.compare_evaluations import compare_evaluations
 from kfp_llm_batch.components.enforce_gate import enforce_gate
 from kfp_llm_batch.components.evaluate_completions import evaluate_completions
 from kfp_llm_batch.components.generate_completions import generate_completions
+from kfp_llm_batch.components.generate_shards import generate_shards
 from kfp_llm_batch.components.load_dataset import load_dataset
+from kfp_llm_batch.components.merge_shards import merge_shards
 from kfp_llm_batch.components.prepare_evaluation import prepare_evaluation
 from kfp_llm_batch.components.quantize_model import quantize_model
+from kfp_llm_batch.components.split_dataset import split_dataset
 from kfp_llm_batch.components.summarize_evaluation import summarize_evaluation
 from kfp_llm_batch.components.warm_engine import warm_engine
+from kfp_llm_batch.components.warm_shards import warm_shards
 from kfp_llm_batch.components.write_results import write_results
 
 __all__ = [
@@ -18,10 +22,14 @@ __all__ = [
     "enforce_gate",
     "evaluate_completions",
     "generate_completions",
+    "generate_shards",
     "load_dataset",
+    "merge_shards",
     "prepare_evaluation",
     "quantize_model",
+    "split_dataset",
     "summarize_evaluation",
     "warm_engine",
+    "warm_shards",
     "write_results",
 ]

@@ -2,5 +2,10 @@
 
 from kfp_llm_batch.pipelines.batch_inference import batch_inference
 from kfp_llm_batch.pipelines.evaluation import evaluation
+from kfp_llm_batch.pipelines.sharded_batch_inference import sharded_batch_inference
 
-__all__ = ["batch_inference", "evaluation"]
+__all__ = [
+    "batch_inference",
+    "evaluation",
+    "sharded_batch_inference",
+]

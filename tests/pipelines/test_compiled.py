@@ -39,6 +39,9 @@ OUTSIDE_NAMES = {
         *("resources_node_selector", "resources_tolerations"),
     },
 }
+OUTSIDE_NAMES["sharded_batch_inference"] = OUTSIDE_NAMES["batch_inference"] - {
+    *("checkpoint_uri", "retry_of", "retry_error_codes", "max_duration_seconds"),
+} | {"num_shards", "shard_parallelism", "shard_target_hours"}
 """What checks, notebooks and other people's runs rely on."""
 
 
@@ -185,6 +188,17 @@ def test_every_kubernetes_setting_uses_declared_inputs(path):
         assert used <= parameters(compiled["root"]).keys()
 
 
+@every_pipeline
+def test_every_kubernetes_setting_uses_inputs_of_the_graph_that_its_task_stands_in(path):
+    compiled, kubernetes = documents(path)
+    settings = kubernetes["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for graph, definition in dags(compiled):
+        for name, task in definition["dag"]["tasks"].items():
+            label = compiled["components"][task["componentRef"]["name"]].get("executorLabel")
+            used = set(values_of(settings.get(label, {}), "componentInputParameter"))
+            assert used <= parameters(definition).keys(), f"{graph}/{name}"
+
+
 @every_file
 def test_default_parameters_are_small(path):
     defaults = {
@@ -237,7 +251,7 @@ def test_credentials_come_from_a_secret_that_may_be_absent(path):
 @every_pipeline
 def test_generating_pods_take_their_resources_from_parameters(path):
     compiled, kubernetes = documents(path)
-    generating = [name for name in executors(compiled) if "generate-completions" in name]
+    generating = [name for name in executors(compiled) if "generate-" in name]
     assert generating
     for name in generating:
         resources = executors(compiled)[name]["container"]["resources"]
