@@ -1,10 +1,10 @@
-"""Simulate a job on 1,000 pods that get evicted, and of which some are slow: how long it takes, what is lost, what it costs.
+"""Simulate a job on 1,000 pods that get evicted, and of which some are slow: its length, what is lost, what it costs.
 
 Run: .venv/bin/python benchmarks/shard_simulation.py --output benchmarks/results/shard_simulation.json
 
-Every pod takes shards, one after another, from a list of its own (`static`, as Kubeflow's loop does) or from one that all
-share (`shared`, as an Indexed Job does). An eviction costs what was done since the last part, then the wait for a new
-pod, its start, and the reading of the parts that are there. The new pod may be on a faster or slower node.
+Every pod takes shards, one after another, from a list of its own (`static`, as Kubeflow's loop does) or from one that
+all share (`shared`, as an Indexed Job does). An eviction costs what was done since the last part, then the wait for a
+new pod, its start, and the reading of the parts that are there. The new pod may be on a faster or slower node.
 """
 
 from __future__ import annotations
