@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.parameters import read_parameters
+from kfp_llm_batch.shipped import CompiledPipeline, load_pipeline, shipped_pipelines
 
 if TYPE_CHECKING:
     from kfp_llm_batch.client import Submission
@@ -77,11 +79,8 @@ def submit(
     """
     from kfp_llm_batch.cli.kubeflow_output import print_request, print_run
     from kfp_llm_batch.client import connect, run_request, send_run
-    from kfp_llm_batch.parameters import read_parameters
-    from kfp_llm_batch.shipped import load_pipeline
 
-    loaded = load_pipeline(pipeline)
-    values = read_parameters(loaded, parameter or [], params)
+    loaded, values = _read(pipeline, parameter, params)
     submission = _submission(experiment, no_cache, service_account, volume)
     request = run_request(loaded, values, name=name, submission=submission)
     if dry_run:
@@ -147,7 +146,6 @@ def register(
     """
     from kfp_llm_batch import client
     from kfp_llm_batch.cli.kubeflow_output import print_json
-    from kfp_llm_batch.shipped import shipped_pipelines
 
     connection = client.connect(host, namespace)
     made = [client.register(name, client=connection) for name in pipelines or shipped_pipelines()]
@@ -167,7 +165,6 @@ def schedule_add(
     timezone: Annotated[
         str, typer.Option(help="Zone that the server counts in, its CRON_SCHEDULE_TIMEZONE; it cannot be chosen here.")
     ] = "UTC",
-    max_concurrency: Annotated[int, typer.Option(help="Runs of this schedule at a time.")] = 1,
     catch_up: Annotated[bool, typer.Option("--catch-up", help="Make up for times that passed while it was off.")] = (
         False
     ),
@@ -189,14 +186,9 @@ def schedule_add(
     """
     from kfp_llm_batch.cli.kubeflow_output import print_request, print_schedule
     from kfp_llm_batch.client import Recurrence, connect, schedule_request, send_schedule
-    from kfp_llm_batch.parameters import read_parameters
-    from kfp_llm_batch.shipped import load_pipeline
 
-    recurrence = Recurrence(
-        cron=cron, timezone=timezone, max_concurrency=max_concurrency, catch_up=catch_up, enabled=not disabled
-    )
-    loaded = load_pipeline(pipeline)
-    values = read_parameters(loaded, parameter or [], params)
+    recurrence = Recurrence(cron=cron, timezone=timezone, catch_up=catch_up, enabled=not disabled)
+    loaded, values = _read(pipeline, parameter, params)
     submission = _submission(experiment, no_cache, service_account, volume)
     request = schedule_request(loaded, values, recurrence, name=name, submission=submission)
     if dry_run:
@@ -271,6 +263,11 @@ def schedule_delete(
 
     number = client.delete(name, client.connect(host, namespace))
     _print_change({"name": name, "deleted": number}, "deleted", output)
+
+
+def _read(pipeline: str, assignments: list[str] | None, file: Path | None) -> tuple[CompiledPipeline, dict[str, Any]]:
+    loaded = load_pipeline(pipeline)
+    return loaded, read_parameters(loaded, assignments or [], file)
 
 
 def _submission(experiment: str, no_cache: bool, service_account: str, volume: str) -> Submission:

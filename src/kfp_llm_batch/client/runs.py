@@ -166,28 +166,33 @@ def wait(
         InterruptedRunError: The time is over and the run is not.
         ServerError: The server has no such run, refused, or stayed away.
     """
-    client = client or connect()
-    started = answered = time.monotonic()
-    shown = ""
+    deadline = time.monotonic() + timeout_seconds
+    state = ""
+    for run in _looks(run_id, client or connect(), interval_seconds, deadline):
+        if run.state != state:
+            _LOG.info("%s: %s", run.name, run.state)
+        state = run.state
+        if run.is_over:
+            return _succeeded(run)
+    raise InterruptedRunError(
+        f"The run is not over after {timeout_seconds:.0f} s", received=state, remedy="It goes on; wait again."
+    )
+
+
+def _looks(run_id: str, client: kfp.Client, interval_seconds: float, deadline: float) -> Iterator[Run]:
+    """The run each time that the server answers, at least once, until the deadline."""
+    answered = time.monotonic()
     while True:
         try:
-            run = get_run(run_id, client)
+            yield get_run(run_id, client)
             answered = time.monotonic()
         except ServerUnavailableError:
             if time.monotonic() - answered > _OUTAGE_SECONDS:
                 raise
             _LOG.warning("The server does not answer; the run goes on without it.")
-        else:
-            if run.state != shown:
-                _LOG.info("%s: %s", run.name, run.state)
-            shown = run.state
-            if run.is_over:
-                return _succeeded(run)
-        left = started + timeout_seconds - time.monotonic()
+        left = deadline - time.monotonic()
         if left <= 0:
-            raise InterruptedRunError(
-                f"The run is not over after {timeout_seconds:.0f} s", received=shown, remedy="It goes on; wait again."
-            )
+            return
         time.sleep(min(interval_seconds, left))
 
 
