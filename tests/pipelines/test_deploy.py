@@ -14,7 +14,7 @@ from kfp_llm_batch.pipelines.pod_settings import SECRET_KEYS
 
 from kfp_llm_batch import __version__
 from kfp_llm_batch.client.connection import IN_CLUSTER_HOST, NAMESPACE_VARIABLE
-from kfp_llm_batch.images import VLLM_CPU_IMAGE
+from kfp_llm_batch.images import DATA_IMAGE
 
 FOLDER = Path(__file__).parents[2] / "pipelines" / "deploy"
 KUBERNETES_VERSIONS = ("1.29", "1.34")
@@ -56,7 +56,7 @@ def test_a_mistake_is_found():
 def test_the_job_runs_this_version():
     job = manifest("base/register-job.yaml", "Job")
     (container,) = job["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == VLLM_CPU_IMAGE
+    assert container["image"] == DATA_IMAGE
     assert job["metadata"]["name"] == f"kfp-llm-batch-register-{__version__}"
     assert container["command"] == ["kfp-llm-batch", "register"]
 
