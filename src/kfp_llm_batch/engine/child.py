@@ -66,6 +66,10 @@ def _importer(kind: str) -> Callable[[EngineSpecification], Engine]:
         from kfp_llm_batch.engine.echo import EchoEngine
 
         return lambda specification: EchoEngine()
+    if kind == "endpoint":
+        from kfp_llm_batch.engine.endpoint import EndpointEngine
+
+        return EndpointEngine
     for name in _UNUSED_PACKAGES:
         sys.modules[name] = None  # type: ignore[assignment]  # as if it were not installed
     from kfp_llm_batch.engine.vllm_engine import VllmEngine

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.compiling import CompileRecord
 from kfp_llm_batch.engine.decisions import EngineSettings, JobFacts, Setting
 from kfp_llm_batch.engine.settings import plan_settings
@@ -22,6 +23,8 @@ def plan_job(
     Raises:
         ConfigurationError: The model does not fit into the memory left.
     """
+    if endpoint.URL_OPTION in options:
+        return endpoint.endpoint_settings(options)
     machine, part = placement.smallest, job.share(len(placement.shares))
 
     def plan(is_compiled: bool) -> EngineSettings:

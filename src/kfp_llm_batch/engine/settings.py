@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.compiling import reason_to_compile
 from kfp_llm_batch.engine.decisions import EngineSettings, JobFacts, Setting, chosen_by_user
 from kfp_llm_batch.engine.devices import CPU, ON_CPU
@@ -67,7 +68,12 @@ def choose_dtype(dtype: str, model: ModelFacts) -> Setting:
 
 
 def answer_settings(dtype: Setting, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The part of the settings that changes answers, for the request key."""
+    """The part of the settings that changes answers, for the request key.
+
+    An endpoint may move to another address, and answers as the model that it serves under a name.
+    """
+    if endpoint.URL_OPTION in options:
+        return {"endpoint": options.get(endpoint.NAME_OPTION)}
     return {"dtype": dtype.value, **{name: value for name, value in options.items() if name not in _SPEED_ONLY}}
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.devices import DEVICES, check_build, installed_build
 from kfp_llm_batch.engine.process_environment import VARIABLES
 from kfp_llm_batch.engine.settings import ENGINES_OPTION
@@ -46,7 +47,10 @@ class GenerationConfig:
     engine_device: str = "auto"
     engine_dtype: str = "auto"
     engine_options: Mapping[str, Any] = field(default_factory=dict)
-    """Arguments of vLLM's EngineArgs, and variables of its process in capitals; they win over what is planned."""
+    """Arguments of vLLM's EngineArgs, and variables of its process in capitals; they win over what is planned.
+
+    Or `url` of an endpoint that answers in its place, see engine/endpoint.py.
+    """
     output_uri: str | None = None
     """Where the result will go; checked before the weights load, as is its format."""
     output_format: str = "parquet"
@@ -86,6 +90,8 @@ class GenerationConfig:
             raise ConfigurationError("retry_error_codes says nothing without retry_of", remedy="Set retry_of as well.")
 
     def _check_engine_options(self) -> None:
+        if endpoint.URL_OPTION in self.engine_options:
+            endpoint.check_options(self.engine_options)
         if reserved := sorted(_RESERVED_OPTIONS.intersection(self.engine_options)):
             raise ConfigurationError(
                 f"engine_options cannot set {', '.join(reserved)}",

@@ -8,6 +8,7 @@ import logging
 import tempfile
 from pathlib import Path
 
+from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.decisions import Setting
 from kfp_llm_batch.engine.devices import CPU, choose_device, installed_build
 from kfp_llm_batch.engine.group import EngineGroup
@@ -83,8 +84,8 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
 
 def _placement(config: GenerationConfig, prompts: Prompts, model: Model, machine: Machine) -> Placement:
     """Where the engines run, their caches being in place."""
-    if model.engine == "echo":
-        one = Setting(value=1, reason="echo:// computes nothing")
+    if model.engine == "echo" or endpoint.URL_OPTION in config.engine_options:
+        one = Setting(value=1, reason="nothing is computed here")
         return Placement(device=Setting(value=CPU, reason=one.reason), engines=one, shares=(machine,))
     device = choose_device(config.engine_device, machine, installed_build())
     if config.engine_cache:
@@ -95,6 +96,8 @@ def _placement(config: GenerationConfig, prompts: Prompts, model: Model, machine
 
 
 def _engines(config: GenerationConfig, model: Model, placement: Placement, termination: Termination) -> EngineGroup:
+    if endpoint.URL_OPTION in config.engine_options:
+        return EngineGroup(endpoint.KIND, [{}], termination.check)
     environments = [engine_environment(share, placement.device, config.engine_options) for share in placement.shares]
     return EngineGroup(model.engine, environments, termination.check)
 

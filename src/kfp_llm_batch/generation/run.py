@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 
+from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.decisions import EngineSettings
 from kfp_llm_batch.engine.group import EngineGroup
 from kfp_llm_batch.engine.messages import EngineSpecification
@@ -157,6 +158,8 @@ class GenerationRun:
             _LOG.warning("The engine was restarted %d times; %.0f s were lost.", engine.restarts, engine.seconds_lost)
 
     def _place_in_words(self, settings: EngineSettings) -> str:
+        if url := self.config.engine_options.get(endpoint.URL_OPTION):
+            return f"at {url}"
         threads = settings.environment_values().get("OMP_NUM_THREADS", "vLLM's own choice of")
         return f"{len(self.engine)} engines on {self.placement.device.value}, each with {threads} threads"
 
