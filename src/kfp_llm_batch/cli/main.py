@@ -157,6 +157,33 @@ def store(
 
 
 @app.command()
+def serve(
+    model: Annotated[str, typer.Option("--model", "--model_dir", help="What model_uri takes.")] = "/mnt/models",
+    name: Annotated[
+        str, typer.Option("--model-name", "--model_name", help="Under which requests ask for it.")
+    ] = "model",
+    port: Annotated[int, typer.Option("--port", "--http_port", help="Of all interfaces.")] = 8080,
+    context: Annotated[int, typer.Option(help="Most tokens of prompt and answer together.", min=32)] = 4096,
+    max_requests: Annotated[int, typer.Option(help="Answered at a time; further ones wait.", min=1)] = 64,
+    engine_options: Annotated[str, typer.Option(help="JSON, as in generate_completions.")] = "{}",
+) -> None:
+    """Serve a model with vLLM's OpenAI server, set up for this machine or pod, until SIGTERM or Ctrl-C.
+
+    Example: kfp-llm-batch serve --model demo://smollm2-135m-instruct --model-name smollm2
+    """
+    from kfp_llm_batch.cli.serve import read_options, serve_model
+
+    serve_model(
+        model,
+        name=name,
+        port=port,
+        context_tokens=context,
+        max_requests=max_requests,
+        engine_options=read_options(engine_options),
+    )
+
+
+@app.command()
 def doctor(
     model_uri: Annotated[str, typer.Option(help="Model to plan for.")] = "demo://smollm2-135m-instruct",
     rows: Annotated[int, typer.Option(help="Rows of the job to plan for.")] = 1000,
