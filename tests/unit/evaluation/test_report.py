@@ -115,6 +115,19 @@ def test_rows_that_turned_worse_come_first(page):
     assert (failed["id"], failed["status"]) == ("q119", "failed")
 
 
+def test_rows_that_turn_truncated_turn_worse(tmp_path):
+    cut = ["1 and..." if index < 3 else "1" for index in range(9)]
+    run = evaluated(tmp_path / "a", SOURCES[:9], cut, scorers=["truncation"])
+    baseline = evaluated(tmp_path / "b", SOURCES[:9], ["1"] * 8 + ["1 or..."], scorers=["truncation"])
+    comparison = compare_runs(run, baseline, GateConfig())
+    data = rows_of(html_report(ReportInput(run=run, comparison=comparison, baseline=baseline)))
+    assert [(row["id"], row["turned"]) for row in data["rows"][:5]] == [
+        *(("q0", "worse"), ("q1", "worse"), ("q2", "worse")),
+        *(("q8", "better"), ("q3", "")),
+    ]
+    assert data["best"] == 0
+
+
 def test_the_headline_says_what_was_found(page):
     text = re.sub(r"<[^>]+>", " ", page)
     assert "The gate failed" in text

@@ -12,11 +12,10 @@ from markupsafe import Markup
 from kfp_llm_batch.evaluation.scorers.protocol import SHARE
 
 _WIDTH = 720
-_LINE = 26
+_LINE = 30
 _LABELS = 210
-_VALUES = 120
+_VALUES = 165
 _MARGIN = 8
-_LONGEST_LABEL = 34
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,18 +71,24 @@ def _forest_line(bar: Bar, index: int, scale: _Scale, unit: str, *, is_change: b
         )
     return Markup(
         '<g class="{kind}"><title>{full}: {value} ({rows} rows)</title>'
-        '<text x="0" y="{text}">{label}</text>{interval}<circle cx="{x}" cy="{y}" r="4"/>'
+        '<svg x="0" y="{top}" width="{labels}" height="{line}"><text x="0" y="{base}">{label}</text></svg>'
+        '{interval}<circle cx="{x}" cy="{y}" r="4"/>'
         '<text x="{right}" y="{text}" text-anchor="end">{value} <tspan class="muted">n={rows}</tspan></text></g>'
     ).format(
         kind="marked" if bar.is_marked else "plain",
         full=bar.label,
-        label=bar.label if len(bar.label) <= _LONGEST_LABEL else f"{bar.label[: _LONGEST_LABEL - 1]}\u2026",
+        # Cut at its frame, for a phone's letters are larger.
+        label=bar.label,
+        top=middle - _LINE // 2,
+        labels=_LABELS - 2 * _MARGIN,
+        line=_LINE,
+        base=_LINE // 2 + 5,
         value=shown(bar.value, unit, is_change=is_change),
         rows=f"{bar.rows:,}",
         interval=interval,
         x=scale(bar.value),
         y=middle,
-        text=middle + 4,
+        text=middle + 5,
         right=_WIDTH,
     )
 
@@ -94,7 +99,7 @@ def histogram(values: Sequence[Sequence[float]], names: Sequence[str], unit: str
     edges = np.linspace(low, high if high > low else low + 1, 25)
     shares = [np.histogram(series, edges)[0] / len(series) for series in values]
     tallest = max(float(share.max()) for share in shares)
-    scale, height, floor = _Scale(edges[0], edges[-1], 0, _WIDTH), 190, 150
+    scale, height, floor = _Scale(edges[0], edges[-1], 0, _WIDTH), 206, 150
     bars = [
         Markup(
             '<rect class="series{series}" x="{x}" y="{y}" width="{width}" height="{height}">'
@@ -114,10 +119,10 @@ def histogram(values: Sequence[Sequence[float]], names: Sequence[str], unit: str
     axis = Markup(
         '<line class="axis" x1="0" x2="{width}" y1="{floor}" y2="{floor}"/>'
         '<text x="0" y="{text}">{low}</text><text x="{width}" y="{text}" text-anchor="end">{high}</text>'
-    ).format(width=_WIDTH, floor=floor, text=floor + 18, low=shown(edges[0], unit), high=shown(edges[-1], unit))
+    ).format(width=_WIDTH, floor=floor, text=floor + 22, low=shown(edges[0], unit), high=shown(edges[-1], unit))
     legend = Markup("").join(
-        Markup('<rect class="series{}" x="{}" y="176" width="10" height="10"/><text x="{}" y="185">{}</text>').format(
-            series, 160 * series, 160 * series + 16, name
+        Markup('<rect class="series{}" x="{}" y="188" width="12" height="12"/><text x="{}" y="200">{}</text>').format(
+            series, 200 * series, 200 * series + 20, name
         )
         for series, name in enumerate(names)
     )
@@ -147,7 +152,7 @@ def history(points: Sequence[Point], unit: str) -> Markup:
         for x, point in zip(places, points, strict=True)
     ]
     labels = Markup(
-        '<text x="20" y="176">{first}</text><text x="{right}" y="176" text-anchor="end">{last}</text>'
+        '<text x="20" y="182">{first}</text><text x="{right}" y="182" text-anchor="end">{last}</text>'
         '<text x="{side}" y="20">{high}</text><text x="{side}" y="152">{low}</text>'
     ).format(
         first=points[0].label,

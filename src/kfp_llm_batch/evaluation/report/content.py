@@ -20,7 +20,7 @@ from kfp_llm_batch.evaluation.report.figures import (
     slice_changes,
     slice_charts,
 )
-from kfp_llm_batch.evaluation.report.row_choice import shown_rows
+from kfp_llm_batch.evaluation.report.row_choice import best_score, shown_rows
 from kfp_llm_batch.evaluation.run_folder import EvaluatedRun
 from kfp_llm_batch.evaluation.scorers.protocol import POINTS
 from kfp_llm_batch.evaluation.statistics.intervals import interval_of
@@ -88,6 +88,7 @@ def content(given: ReportInput, *, with_rows: bool = True) -> dict[str, Any]:
         "row_data": {
             "rows": shown_rows(given.run, by_rows, given.comparison, given.baseline) if with_rows else [],
             "metric": by_rows,
+            "best": best_score(given.run.measurements.metrics[by_rows]),
             "total": manifest.rows,
             "compared": given.comparison is not None,
         },
@@ -107,12 +108,14 @@ def _facts(given: ReportInput) -> list[tuple[str, str]]:
         ("Model", str(result["model"].get("uri"))),
         ("Dataset", str(result["dataset"].get("uri"))),
         ("Rows", f"{manifest.rows:,} ({statuses or 'none'})"),
-        ("Answered", str(result["created_at"])),
-        ("Scored", manifest.created_at),
+        ("Answered", _moment(result["created_at"])),
+        ("Scored", _moment(manifest.created_at)),
     ]
     if given.baseline:
         before = given.baseline.manifest.result
-        facts.append(("Baseline", f"{given.baseline_uri}: {before['model'].get('uri')}, {before['created_at']}"))
+        facts.append(
+            ("Baseline", f"{given.baseline_uri}: {before['model'].get('uri')}, {_moment(before['created_at'])}")
+        )
     if given.comparison:
         likeness = given.comparison.likeness
         facts.append(
@@ -123,6 +126,11 @@ def _facts(given: ReportInput) -> list[tuple[str, str]]:
             )
         )
     return facts
+
+
+def _moment(stamp: str) -> str:
+    """A time in UTC without what nobody reads."""
+    return f"{stamp[:16].replace('T', ' ')} UTC"
 
 
 def _of(comparison: Comparison | None, metric: str) -> ComparedMetric | None:

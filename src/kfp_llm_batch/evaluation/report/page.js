@@ -11,8 +11,8 @@
     all: () => true,
     worse: (row) => row.turned === "worse",
     better: (row) => row.turned === "better",
-    wrong: (row) => row.score !== null && row.score < 1,
-    right: (row) => row.score === 1,
+    wrong: (row) => row.score !== null && row.score !== data.best,
+    right: (row) => row.score === data.best,
     truncated: (row) => row.status === "truncated",
     missing: (row) => row.answer === null,
   };
@@ -37,7 +37,7 @@
   }
 
   function shownScore(score) {
-    return score === null || score === undefined ? "not scored" : String(score);
+    return score === null || score === undefined ? "not scored" : "score " + score;
   }
 
   /* The longest common subsequence of words; what is not in it was removed or added. */
@@ -85,9 +85,9 @@
     const hasBefore = row.before !== undefined;
     const marks = hasBefore && row.before !== null && row.answer !== null ? differences(row.before, row.answer) : null;
     if (hasBefore) {
-      sides.appendChild(side("Baseline: " + shownScore(row.score_before), text(row.before, marks && marks[0], "removed")));
+      sides.appendChild(side("Baseline, " + shownScore(row.score_before), text(row.before, marks && marks[0], "removed")));
     }
-    sides.appendChild(side("This run: " + shownScore(row.score), text(row.answer, marks && marks[1], "added")));
+    sides.appendChild(side("This run, " + shownScore(row.score), text(row.answer, marks && marks[1], "added")));
     if (row.target !== null) sides.appendChild(side("Target", text(row.target)));
     box.appendChild(sides);
     for (const [name, read] of Object.entries(row.extracted)) box.appendChild(make("p", "muted", name + " read: " + read));
