@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import pyarrow as pa
+
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.evaluation.scorers.registry import NamedScorer, make_scorers
 
@@ -45,11 +47,11 @@ class EvaluationConfig:
         """The scorers, ready but for those that have to see all rows first."""
         return make_scorers(self.scorers)
 
-    def check_columns(self, columns: Sequence[str]) -> None:
+    def check_columns(self, columns: Mapping[str, pa.DataType]) -> None:
         """Hold the named columns against those that there are.
 
         Raises:
-            ConfigurationError: One is not among the carried source columns.
+            ConfigurationError: One is not among the carried source columns, or the targets are of no use.
         """
         named = {"evaluation_target_column": self.target_column, "evaluation_cluster_column": self.cluster_column}
         wanted = [(name, column) for name, column in named.items() if column is not None]
@@ -58,4 +60,19 @@ class EvaluationConfig:
             if column not in columns:
                 raise ConfigurationError(
                     f"{name} names a column that the dataset does not have", received=column, allowed=sorted(columns)
+                )
+        if self.target_column is not None:
+            self._check_targets(columns[self.target_column])
+
+    def _check_targets(self, kind: pa.DataType) -> None:
+        inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+        if not (pa.types.is_nested(inner) or pa.types.is_binary(inner) or pa.types.is_large_binary(inner)):
+            return
+        for named in self.made_scorers:
+            if named.scorer.needs_target and not getattr(named.scorer, "takes_objects", False):
+                raise ConfigurationError(
+                    f"Scorer {named.name} cannot compare with what evaluation_target_column holds",
+                    received=f"{self.target_column}: {kind}",
+                    allowed=["text", "numbers", "true or false", "lists of them"],
+                    remedy="Name a column with the answer itself, or use json_fields.",
                 )

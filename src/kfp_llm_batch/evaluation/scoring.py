@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import tempfile
 from collections import Counter
@@ -13,15 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.compute as pc
 
 from kfp_llm_batch.disk import writing
-from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.errors import ConfigurationError, DataError
 from kfp_llm_batch.evaluation import canary
 from kfp_llm_batch.evaluation.completion_rows import Completions
 from kfp_llm_batch.evaluation.config import EvaluationConfig
 from kfp_llm_batch.evaluation.manifest import EvaluationManifest, facts_of_result
 from kfp_llm_batch.evaluation.score_table import TABLE, ScoreTable, ScoreWriter, described
-from kfp_llm_batch.evaluation.scorers.protocol import NeedsAllRows
+from kfp_llm_batch.evaluation.scorers.protocol import NeedsAllRows, Row
 from kfp_llm_batch.evaluation.scorers.registry import NamedScorer
 from kfp_llm_batch.evaluation.summary import RunMeasurements, Slice, estimates, slices_of
 from kfp_llm_batch.results.publishing import fetch_result
@@ -67,21 +69,28 @@ def evaluate(
     completions = Completions(completions_folder, config.target_column)
     again = Completions(canary_folder, config.target_column) if canary_folder else None
     if completions.manifest.rows_out:
-        config.check_columns([column.name for column in completions.source_fields])
+        config.check_columns({column.name: column.type for column in completions.source_fields})
     with writing(scores_folder), tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
         scores_folder.mkdir(parents=True, exist_ok=True)
-        scorers = tuple(_prepared(named, completions, Path(folder)) for named in config.made_scorers)
+        scorers = tuple(_prepared(named, (completions, again), Path(folder)) for named in config.made_scorers)
         confusion = _write_scores(config, completions, scorers, scores_folder)
+        _check_identities(ScoreTable(scores_folder / TABLE))
         noise = _noise(config, again, scorers, scores_folder, Path(folder)) if again else {}
     manifest = dataclasses.replace(_manifest(config, completions, scorers, scores_folder, confusion), noise=noise)
     manifest.save(scores_folder)
     return manifest
 
 
-def _prepared(named: NamedScorer, completions: Completions, folder: Path) -> NamedScorer:
+def _prepared(named: NamedScorer, completions: Sequence[Completions | None], folder: Path) -> NamedScorer:
     if not isinstance(named.scorer, NeedsAllRows):
         return named
-    return dataclasses.replace(named, scorer=named.scorer.prepare(completions.rows, folder))
+
+    def rows() -> Iterator[Row]:
+        return itertools.chain.from_iterable(entry.rows() for entry in completions if entry)
+
+    own_folder = folder / named.key
+    own_folder.mkdir()
+    return dataclasses.replace(named, scorer=named.scorer.prepare(rows, own_folder))
 
 
 def _write_scores(
@@ -93,6 +102,16 @@ def _write_scores(
             writer.add(batch)
             log.log(writer.rows)
     return {key: _matrix(pairs) for key, pairs in writer.confusion.items()}
+
+
+def _check_identities(table: ScoreTable) -> None:
+    ids = table.column("row_id")
+    if (different := pc.count_distinct(ids).as_py()) < len(ids):
+        raise DataError(
+            "Two rows of the completions have the same row_id, by which scores are joined",
+            received=f"{len(ids):,} rows, {different:,} different ids",
+            remedy="Name a column without repetitions as dataset_id_column, and generate again.",
+        )
 
 
 def _noise(

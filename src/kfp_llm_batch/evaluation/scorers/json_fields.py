@@ -24,6 +24,7 @@ class JsonFields:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = True
+    takes_objects: ClassVar[bool] = True
 
     fields: Sequence[str] = ()
     """Top-level fields to look at; none means all of the target."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -66,11 +66,18 @@ class Score(NamedTuple):
 
 
 class Scorer(Protocol):
-    """A frozen dataclass whose fields are its options; made by `registry.make_scorers`."""
+    """A frozen dataclass whose fields are its options; made by `registry.make_scorers`.
 
-    version: ClassVar[int]
-    """Another one whenever the same answer can get another score."""
-    needs_target: ClassVar[bool]
+    One with `takes_objects = True` also takes targets that are objects.
+    """
+
+    @property
+    def version(self) -> int:
+        """Another one whenever the same answer can get another score."""
+
+    @property
+    def needs_target(self) -> bool:
+        """Whether rows without a target are left out."""
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -91,6 +98,34 @@ class NeedsAllRows(Protocol):
             rows: Gives all rows from the start, each time it is called.
             folder: For temporary files.
         """
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreparedScorer:
+    """A scorer that was prepared, and looks up what it found out then."""
+
+    origin: Scorer
+    """The scorer itself, whose options tell what was measured."""
+    score_row: Callable[[Row], Score | None]
+
+    @property
+    def version(self) -> int:
+        """Of the scorer itself."""
+        return self.origin.version
+
+    @property
+    def needs_target(self) -> bool:
+        """As the scorer itself."""
+        return self.origin.needs_target
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """Of the scorer itself."""
+        return self.origin.metrics
+
+    def score(self, row: Row) -> Score | None:
+        """Score one row."""
+        return self.score_row(row)
 
 
 def mean_of_answers(row: Row, score: Callable[[str], float | None]) -> float | None:
