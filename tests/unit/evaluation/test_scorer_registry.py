@@ -14,7 +14,9 @@ from kfp_llm_batch.evaluation.scorers.registry import make_scorers, scorer_names
 from tests.unit.evaluation.answer_cases import make_row
 
 NEEDED: dict[str, dict[str, Any]] = {
+    "embedding_cosine": {"model_uri": "demo://smollm2-135m-instruct"},
     "json_schema": {"schema": {}},
+    "judge": {"model_uri": "demo://smollm2-135m-instruct", "question_column": "question"},
     "regex_match": {"pattern": "x"},
     "pass_at_k": {"of": "exact_match"},
     "majority_at_k": {"of": "exact_match"},

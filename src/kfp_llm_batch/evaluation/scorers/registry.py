@@ -12,7 +12,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args, get_origin, get_type_hints
 
 from kfp_llm_batch.errors import ConfigurationError
-from kfp_llm_batch.evaluation.scorers.protocol import Metric, Scorer
+from kfp_llm_batch.evaluation.scorers.protocol import Metric, PreparedScorer, Scorer
 
 ENTRY_POINT_GROUP = "kfp_llm_batch.scorers"
 
@@ -21,11 +21,13 @@ _CLASSES: Mapping[str, str] = {
     "chrf": "Chrf",
     "classification": "Classification",
     "contains": "Contains",
+    "embedding_cosine": "EmbeddingCosine",
     "empty": "Empty",
     "exact_match": "ExactMatch",
     "json_fields": "JsonFields",
     "json_schema": "JsonSchema",
     "json_valid": "JsonValid",
+    "judge": "Judge",
     "language": "Language",
     "length": "Length",
     "majority_at_k": "MajorityAtK",
@@ -76,6 +78,8 @@ class NamedScorer:
 
 def _fields(scorer: Any) -> dict[str, Any]:
     """Its options with their values, if it is a dataclass, as ours are."""
+    if isinstance(scorer, PreparedScorer):
+        return _fields(scorer.origin)
     if not dataclasses.is_dataclass(scorer):
         return {}
     return {field.name: getattr(scorer, field.name) for field in dataclasses.fields(scorer)}
