@@ -5,6 +5,7 @@ from kfp_llm_batch.components.compare_evaluations import compare_evaluations
 from kfp_llm_batch.components.enforce_gate import enforce_gate
 from kfp_llm_batch.components.evaluate_completions import evaluate_completions
 from kfp_llm_batch.components.generate_completions import generate_completions
+from kfp_llm_batch.components.generate_on_cluster import generate_on_cluster
 from kfp_llm_batch.components.generate_shards import generate_shards
 from kfp_llm_batch.components.load_dataset import load_dataset
 from kfp_llm_batch.components.merge_shards import merge_shards
@@ -22,6 +23,7 @@ __all__ = [
     "enforce_gate",
     "evaluate_completions",
     "generate_completions",
+    "generate_on_cluster",
     "generate_shards",
     "load_dataset",
     "merge_shards",
