@@ -8,6 +8,7 @@ from pathlib import Path
 
 from kfp_llm_batch.disk import writing
 from kfp_llm_batch.engine.compiling import COLD_SECONDS, WARM_SECONDS, saved_seconds
+from kfp_llm_batch.engine.endpoint import URL_OPTION
 from kfp_llm_batch.engine.warming import WarmingConfig, warm
 from kfp_llm_batch.machine import read_machine
 from kfp_llm_batch.models.resolving import resolve_model
@@ -32,7 +33,7 @@ def warm_job(address: JobAddress, folder: Path) -> dict[str, str]:
         BatchError: See errors.py.
     """
     job = JobFolder(open_store(address.uri)).read_job()
-    reason = "the job is done" if job is None else _reason_against(job)
+    reason = "the job is done" if job is None else reason_against(job)
     decision = {"reason": reason} if job is None or reason else _warmed(job, folder)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,11 +47,13 @@ def compiled_in(artifact: Path) -> Path | None:
     return artifact if any(path.is_dir() for path in artifact.glob("*")) else None
 
 
-def _reason_against(job: Job) -> str:
-    """Empty if compiling once pays."""
+def reason_against(job: Job) -> str:
+    """Why compiling once for all pods does not pay; empty if it does."""
     starts, options = len(job.shards), job.generation["engine_options"]
     if starts == 1:
         return "one shard compiles for itself"
+    if URL_OPTION in options:
+        return "an endpoint answers"
     if options.get("enforce_eager"):
         return "engine_options sets enforce_eager"
     machine = read_machine()
