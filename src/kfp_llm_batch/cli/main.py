@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from kfp_llm_batch import __version__
-from kfp_llm_batch.cli import baseline, kubeflow
+from kfp_llm_batch.cli import baseline, harness, kubeflow
 from kfp_llm_batch.errors import ResultError, exit_with_message
 from kfp_llm_batch.steps import configure_logging
 
@@ -26,6 +26,7 @@ app.command()(kubeflow.wait)
 app.command()(kubeflow.register)
 app.add_typer(kubeflow.schedule_app, name="schedule")
 app.add_typer(baseline.app, name="baseline")
+app.command("import-samples")(harness.import_samples)
 
 
 class Runner(StrEnum):

@@ -19,6 +19,8 @@ from kfp_llm_batch.evaluation.scorers.protocol import Answer, Row
 from kfp_llm_batch.manifests import FILE_NAME, ResultManifest
 from kfp_llm_batch.schemas import COMPLETION_FIELDS
 
+RECORDED = "recorded"
+"""A column with scores that were given before; it is no part of what a row was asked."""
 _BATCH_ROWS = 1_000
 _OWN = tuple(column.name for column in COMPLETION_FIELDS)
 # Log-probabilities can be many times the text.
@@ -90,7 +92,8 @@ class Completions:
 
 def input_digest(columns: Mapping[str, Any]) -> int:
     """63 bits that stand for what a row was asked, so that two runs can tell whether they were asked the same."""
-    content = json.dumps(columns, sort_keys=True, default=as_text)
+    asked = {name: value for name, value in columns.items() if name != RECORDED}
+    content = json.dumps(asked, sort_keys=True, default=as_text)
     return int.from_bytes(hashlib.sha256(content.encode("utf-8", "surrogatepass")).digest()[:8], "big") >> 1
 
 

@@ -160,11 +160,16 @@ def _schema(scorers: Sequence[NamedScorer], source_fields: Sequence[pa.Field]) -
 
 def described(folder: Path) -> StoredFile:
     """The entry of the table in a manifest."""
-    path = folder / TABLE
+    return described_file(folder, TABLE)
+
+
+def described_file(folder: Path, name: str) -> StoredFile:
+    """The entry of a Parquet file in a manifest."""
+    path = folder / name
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     rows = pq.read_metadata(path).num_rows
-    return StoredFile(path=TABLE, rows=rows, bytes=path.stat().st_size, sha256=digest)
+    return StoredFile(path=name, rows=rows, bytes=path.stat().st_size, sha256=digest)
 
 
 @dataclass(frozen=True)

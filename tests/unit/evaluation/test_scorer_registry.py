@@ -17,6 +17,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "embedding_cosine": {"model_uri": "demo://smollm2-135m-instruct"},
     "json_schema": {"schema": {}},
     "judge": {"model_uri": "demo://smollm2-135m-instruct", "question_column": "question"},
+    "recorded": {"names": ["acc"]},
     "regex_match": {"pattern": "x"},
     "pass_at_k": {"of": "exact_match"},
     "majority_at_k": {"of": "exact_match"},

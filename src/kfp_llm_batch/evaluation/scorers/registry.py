@@ -35,6 +35,7 @@ _CLASSES: Mapping[str, str] = {
     "normalized_match": "NormalizedMatch",
     "numeric_match": "NumericMatch",
     "pass_at_k": "PassAtK",
+    "recorded": "Recorded",
     "refusal": "Refusal",
     "regex_match": "RegexMatch",
     "repetition": "Repetition",
