@@ -61,7 +61,7 @@ def pointed(folder: Path) -> str:
     return str(json.loads((folder / "baseline.json").read_text())["evaluation_uri"])
 
 
-def test_a_baseline_then_the_same_again_then_a_worse_run(tmp_path):
+def test_a_baseline_then_a_worse_run(tmp_path):
     first = run(tmp_path)
     assert first.returncode == 0, first.stderr
     assert "outcome: no_baseline" in first.stdout
@@ -70,11 +70,6 @@ def test_a_baseline_then_the_same_again_then_a_worse_run(tmp_path):
     assert (summary["state"], summary["outcome"]) == ("SUCCEEDED", "no_baseline")
     baseline = pointed(tmp_path)
     assert baseline == f"{summary['run_uri']}/evaluation"
-
-    again = run(tmp_path, baseline_promote="false", evaluation_canary_rows=0)
-    assert again.returncode == 0, again.stderr
-    assert "outcome: pass: numeric_match lost less than the margin of 2.0 points." in again.stdout
-    assert pointed(tmp_path) == baseline
 
     worse = run(tmp_path, generation_max_tokens=2, evaluation_canary_rows=0)
     assert worse.returncode == 7, worse.stderr
@@ -87,7 +82,7 @@ def test_a_baseline_then_the_same_again_then_a_worse_run(tmp_path):
     page = Path(last["report_uri"]).read_text()
     assert "The gate failed" in page
     assert "History of numeric_match" in page
-    assert len({summary["run_uri"] for summary in summaries(tmp_path)}) == 3
+    assert len({summary["run_uri"] for summary in summaries(tmp_path)}) == 2
 
     promoted = command_line(
         "baseline", "promote", last["run_uri"], str(tmp_path / "baseline.json"), "--reason", "on purpose"
