@@ -43,3 +43,11 @@ def test_a_local_run_finds_the_message_in_a_file(tmp_path, monkeypatch, capsys):
 def test_a_defect_keeps_its_traceback():
     with pytest.raises(KeyError), exit_with_message():
         raise KeyError("defect")
+
+
+def test_a_message_is_the_error_again():
+    error = ConfigurationError("Wrong", received="x")
+    again = errors.parse_message(f"{type(error).__name__}: {error}")
+    assert (type(again), str(again)) == (ConfigurationError, str(error))
+    assert errors.parse_message("KeyError: 'x'") is None
+    assert errors.parse_message("") is None
