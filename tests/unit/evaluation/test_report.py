@@ -25,7 +25,7 @@ RIGHT = [source["answer"] for source in SOURCES]
 SCORERS = ["numeric_match", "truncation", "length"]
 
 
-def given(tmp_path, lost=10, gained=5, **options):
+def given(tmp_path, lost=30, gained=5, **options):
     """A run against a baseline: some rows turned worse, some better, one failed."""
     answers = [f"wrong {ATTACK} 999..." if index < lost else right for index, right in enumerate(RIGHT)]
     before = [f"wrong {ATTACK} 999" if lost <= index < lost + gained else right for index, right in enumerate(RIGHT)]
@@ -102,8 +102,8 @@ def test_the_page_asks_the_network_for_nothing(page):
 def test_rows_that_turned_worse_come_first(page):
     data = rows_of(page)
     rows = data["rows"]
-    assert [row["turned"] for row in rows[:11]] == ["worse"] * 11
-    assert [row["turned"] for row in rows[11:16]] == ["better"] * 5
+    assert [row["turned"] for row in rows[:31]] == ["worse"] * 31
+    assert [row["turned"] for row in rows[31:36]] == ["better"] * 5
     assert (data["total"], data["compared"], data["metric"]) == (120, True, "numeric_match")
     first = rows[0]
     assert (first["id"], first["before"], first["score"], first["score_before"]) == ("q0", "0", 0.0, 1.0)
@@ -126,6 +126,14 @@ def test_rows_that_turn_truncated_turn_worse(tmp_path):
         *(("q8", "better"), ("q3", "")),
     ]
     assert data["best"] == 0
+
+
+def test_rows_are_shown_by_the_metric_that_failed(tmp_path):
+    failed = given(tmp_path, lost=10)
+    page = html_report(failed)
+    assert "Right and wrong by truncation, which failed the gate." in page
+    assert [row["turned"] for row in rows_of(page)["rows"][:10]] == ["worse"] * 10
+    assert "Right and wrong by numeric_match. " in html_report(ReportInput(run=failed.run))
 
 
 def test_the_headline_says_what_was_found(page):
@@ -165,7 +173,7 @@ def test_only_so_many_rows_are_in_the_page(tmp_path):
 def test_the_short_form(report):
     text = markdown_report(report)
     assert text.startswith("# The gate failed")
-    assert "| numeric&#95;match | 90.8% |" in text
+    assert "| numeric&#95;match | 74.2% |" in text
     assert "alert" not in text
     assert "<" not in text
 

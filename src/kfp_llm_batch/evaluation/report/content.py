@@ -10,7 +10,7 @@ import numpy as np
 
 from kfp_llm_batch.evaluation.comparison import ComparedMetric, Comparison
 from kfp_llm_batch.evaluation.drift import Drift
-from kfp_llm_batch.evaluation.gate import NO_BASELINE, GatedMetric
+from kfp_llm_batch.evaluation.gate import FAIL, NO_BASELINE, GatedMetric
 from kfp_llm_batch.evaluation.manifest import EvaluationManifest
 from kfp_llm_batch.evaluation.report.charts import shown
 from kfp_llm_batch.evaluation.report.figures import (
@@ -64,6 +64,7 @@ def content(given: ReportInput, *, with_rows: bool = True) -> dict[str, Any]:
     manifest = given.run.manifest
     main = manifest.metrics[0]["metric"]
     by_rows = _main_of_rows(given.run)
+    browsed = _metric_of_the_browser(given, by_rows)
     return {
         "outcome": given.outcome,
         "headline": OUTCOMES[given.outcome],
@@ -85,10 +86,11 @@ def content(given: ReportInput, *, with_rows: bool = True) -> dict[str, Any]:
         "history_metric": main,
         "drift": [_drift_line(entry) for entry in given.drift],
         "row_metric": by_rows,
+        "browsed_metric": browsed,
         "row_data": {
-            "rows": shown_rows(given.run, by_rows, given.comparison, given.baseline) if with_rows else [],
-            "metric": by_rows,
-            "best": best_score(given.run.measurements.metrics[by_rows]),
+            "rows": shown_rows(given.run, browsed, given.comparison, given.baseline) if with_rows else [],
+            "metric": browsed,
+            "best": best_score(given.run.measurements.metrics[browsed]),
             "total": manifest.rows,
             "compared": given.comparison is not None,
         },
@@ -98,6 +100,14 @@ def content(given: ReportInput, *, with_rows: bool = True) -> dict[str, Any]:
 def _main_of_rows(run: EvaluatedRun) -> str:
     """The first metric that single rows have."""
     return next(metric.name for metric in run.measurements.metrics.values() if metric.corpus is None)
+
+
+def _metric_of_the_browser(given: ReportInput, main: str) -> str:
+    """The main metric, unless another one failed the gate: then its rows are what a reader looks for."""
+    gated = given.comparison.decision.metrics if given.comparison else ()
+    failed = [entry.metric for entry in gated if entry.outcome == FAIL]
+    of_rows = [name for name in failed if given.run.measurements.metrics[name].corpus is None]
+    return main if main in failed or not of_rows else of_rows[0]
 
 
 def _facts(given: ReportInput) -> list[tuple[str, str]]:
