@@ -120,10 +120,10 @@ def evaluation(
         max_duration_seconds: Ends the generating step in time with a partial result; 0 sets no limit.
         storage_secret_name: Kubernetes secret with the keys accesskey, secretkey and webhook; it may be absent.
         storage_endpoint: Address of the S3 store, when it is not AWS.
-        resources_cpu: Processors of the generating pod.
-        resources_memory: Memory of the generating pod.
-        resources_node_selector: Labels of the nodes for the generating pod, such as {"pool": "cpu-large"}.
-        resources_tolerations: Taints that it bears, such as [{"key": "batch", "operator": "Exists"}].
+        resources_cpu: Processors of the pods with an engine: the generating ones and the scoring one.
+        resources_memory: Memory of each of them.
+        resources_node_selector: Labels of the nodes for these pods, such as {"pool": "cpu-large"}.
+        resources_tolerations: Taints that they bear, such as [{"key": "batch", "operator": "Exists"}].
         runtime_image: Image of all steps.
     """
     run_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
@@ -231,7 +231,8 @@ def evaluation(
     for task in (preparing, loading, generating, repeating, writing, scoring, comparing, gating, summarizing):
         apply_pod_settings(task, image=runtime_image, secret_name=storage_secret_name)
     pass_webhook(summarizing, secret_name=storage_secret_name)
-    for task in (generating, repeating):
+    # The scoring pod too, for a judge is an engine as well.
+    for task in (generating, repeating, scoring):
         limit_resources(task, cpu=resources_cpu, memory=resources_memory)
         mount_shared_memory(task)
         choose_nodes(task, node_selector=resources_node_selector, tolerations=resources_tolerations)
