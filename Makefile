@@ -70,6 +70,7 @@ check: install ## Lint, type-check, compare what is generated
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/zizmor --offline --quiet --no-progress .github
 	$(BIN)/kfp-llm-batch compile --check
 
 .PHONY: format
