@@ -43,6 +43,8 @@ def _draw_job(axes: Any, results: dict[str, Any], job: str) -> None:
         axes.barh(place, generate, left=total - generate, color=colour)
         ratio = f"  {_median(reference, 'seconds') / total:.2f}x" if reference else ""
         axes.text(total, place, f" {total:,.1f} s{ratio}", va="center")
+        if len(runs[name]) > 1:
+            axes.plot([run["seconds"] for run in runs[name]], [place] * len(runs[name]), "k|", markersize=9)
         for run in results["runs"]:
             if (run["job"], run["contestant"], run["round"], run["error"]) == (job, name, 0, None):
                 axes.plot([run["seconds"]] * 2, [place - 0.4, place + 0.4], color=_COLD)
@@ -70,7 +72,8 @@ def main() -> None:
     machine = results["machine"]
     figure.suptitle(
         f"{results['model']}, {machine['cpu_model']} {machine['instruction_set']}, {machine['physical_cores']} cores\n"
-        f"light: until ready, dark: generation, red: with an empty cache; times faster than {results['reference']}",
+        f"light: until ready, dark: generation, red: with an empty cache, black: single rounds; "
+        f"times faster than {results['reference']}",
         fontsize=9,
     )
     figure.tight_layout()

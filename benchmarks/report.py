@@ -47,7 +47,8 @@ def _median_of(runs: Sequence[dict[str, Any]]) -> dict[str, float]:
     names = ("seconds", "load_seconds", "generate_seconds", "first_row_seconds", "peak_mib")
     values = {name: statistics.median(run[name] for run in runs) for name in names}
     speeds = [sum(run["tokens"]) / run["generate_seconds"] for run in runs]
-    return {**values, "tokens_per_second": statistics.median(speeds)}
+    spread = {"tokens_per_second_deviation": statistics.stdev(speeds)} if len(speeds) > 1 else {}
+    return {**values, "tokens_per_second": statistics.mean(speeds), **spread}
 
 
 def _job(results: dict[str, Any], job: str) -> str:
@@ -80,7 +81,7 @@ def _row(
         f"{values['load_seconds']:.1f}",
         f"{values['generate_seconds']:.1f}",
         f"{values['first_row_seconds']:.1f}",
-        f"{values['tokens_per_second']:,.0f}",
+        _speed(values),
         f"{reference['seconds'] / values['seconds']:.2f}",
         f"{values['tokens_per_second'] / reference['tokens_per_second']:.2f}",
         f"{values['peak_mib']:,.0f}",
@@ -89,14 +90,19 @@ def _row(
     )
 
 
+def _speed(values: dict[str, float]) -> str:
+    deviation = values.get("tokens_per_second_deviation")
+    return f"{values['tokens_per_second']:,.0f}" + (f" ± {deviation:,.0f}" if deviation is not None else "")
+
+
 def _machine(results: dict[str, Any]) -> str:
     machine = results["machine"]
     return (
         f"Measured {results['created_at']} on {machine['cpu_model']}, {machine['instruction_set']}, "
         f"{machine['physical_cores']} cores, {machine['memory_limit_bytes'] / 2**30:.0f} GiB, "
         f"kernel {machine['kernel']}, Python {machine['python']}. Model {results['model']}, bf16. "
-        f"Medians of warm rounds; `cold` is one round with an empty compile cache; times faster than "
-        f"{results['reference']}."
+        f"Medians of warm rounds, of tokens/s the mean and standard deviation; `cold` is one round with an empty "
+        f"compile cache; times faster than {results['reference']}."
     )
 
 
