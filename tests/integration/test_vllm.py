@@ -31,6 +31,8 @@ SCHEMA = {
     "required": ["colour", "is_warm"],
     "additionalProperties": False,
 }
+STEP_TOKENS = 512
+"""The most tokens of prompts in a step of the engine, so that one prompt takes several."""
 SAMPLED = {"n": 2, "temperature": 0.8, "seed": 42}
 PARTY = "a \U0001f389\U0001f389\U0001f389"
 """Each of these characters takes several tokens, the first one together with the space before it."""
@@ -40,6 +42,7 @@ OWN_PARAMETERS = {
     "sampled-1": ("Tell me a story about a fox.", SAMPLED),
     "sampled-2": ("Tell me a story about a fox.", SAMPLED),
     "other-seed": ("Tell me a story about a fox.", {**SAMPLED, "seed": 43}),
+    "sampled-in-two-steps": ("Tell me a story about a fox. " * (STEP_TOKENS // 6), SAMPLED),
     "stopped": ("Tell me a story about a fox.", {"stop": ["e"]}),
     "one-token": ("Tell me a story about a fox.", {"max_tokens": 1}),
     "schema": ("Describe the colour of a fire as JSON.", {"json_schema": SCHEMA}),
@@ -54,8 +57,12 @@ from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.generating import generate
 from kfp_llm_batch.generation.sampling import SamplingConfig
 
-config = GenerationConfig(model_uri=sys.argv[1], sampling=SamplingConfig(max_tokens=int(sys.argv[2])))
-generate(config, Path(sys.argv[3]), Path(sys.argv[4]))
+config = GenerationConfig(
+    model_uri=sys.argv[1],
+    sampling=SamplingConfig(max_tokens=int(sys.argv[2])),
+    engine_options={"max_num_batched_tokens": int(sys.argv[3])},
+)
+generate(config, Path(sys.argv[4]), Path(sys.argv[5]))
 print(json.dumps(sorted({"torch", "vllm"} & sys.modules.keys())))
 """
 
@@ -106,7 +113,7 @@ def generated(questions, tmp_path_factory) -> tuple[Path, list[str]]:
     (folder / "d.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     config = DatasetConfig(uri=str(folder / "d.jsonl"), id_column="id", prompt_template="{{ question }}")
     load_dataset(config, folder / "prompts")
-    printed = run_script(GENERATE, MODEL, MAX_TOKENS, folder / "prompts", folder / "result")
+    printed = run_script(GENERATE, MODEL, MAX_TOKENS, STEP_TOKENS, folder / "prompts", folder / "result")
     return folder / "result", json.loads(printed)
 
 
@@ -164,6 +171,13 @@ def test_samples_of_a_row_differ_and_repeat_for_the_same_request(rows):
     assert len({*texts[0], *texts[2]}) == 4
     assert first["completion"] == texts[0][0]
     assert first["seed"] == second["seed"] != other["seed"]
+
+
+def test_a_prompt_read_in_two_steps_is_sampled_without_losing_the_engine(generated, rows):
+    row = rows["sampled-in-two-steps"]
+    assert row["num_prompt_tokens"] > STEP_TOKENS
+    assert len({output["text"] for output in row["outputs"]}) == 2
+    assert "engine_restarts" not in json.loads((generated[0] / "manifest.json").read_text())["timings_seconds"]
 
 
 def test_a_stop_string_ends_the_answer(rows):

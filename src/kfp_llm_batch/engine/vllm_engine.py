@@ -1,4 +1,4 @@
-"""vLLM in this very process: no worker processes, no shared-memory rings. The only module that imports vllm."""
+"""vLLM in this very process: no worker processes, no shared-memory rings."""
 
 from __future__ import annotations
 
