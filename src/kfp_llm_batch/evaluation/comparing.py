@@ -8,6 +8,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,8 @@ def compare_evaluations(config: ComparisonConfig, scores_folder: Path) -> Compar
             drift=drift(run, earlier_run) if earlier_run else (),
         )
         html, markdown = html_report(given), markdown_report(given)
-    _LOG.info("%s", markdown)
+    # What Markdown needs escaped is noise in a log.
+    _LOG.info("%s", unescape(markdown))
     if config.evaluation_uri:
         _publish(run, config.evaluation_uri, html, _as_json(given.outcome, baseline, comparison))
     is_promoted = config.promote and given.outcome in (PASS, NO_BASELINE)

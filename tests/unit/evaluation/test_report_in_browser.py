@@ -53,7 +53,7 @@ def test_rows_that_turned_worse_come_first_and_are_compared(page):
     assert page.evaluate(f"{ROWS}.map((row) => row.querySelector('strong').textContent)")[:3] == ["q0", "q1", "q2"]
     page.unfold("details.row")
     titles = page.evaluate("[...document.querySelectorAll('details[open] h3')].map((node) => node.textContent)")
-    assert titles[:3] == ["Baseline, score 1", "This run, score 0", "Target"]
+    assert titles[:3] == ["Baseline, numeric_match 1", "This run, numeric_match 0", "Target"]
     marked = page.evaluate("[...document.querySelectorAll('details[open] mark')].map((node) => node.textContent)")
     assert "0" in marked
     assert "wrong" in marked

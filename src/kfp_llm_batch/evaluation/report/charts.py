@@ -160,7 +160,7 @@ def history(points: Sequence[Point], unit: str) -> Markup:
         right=_WIDTH - 120,
         side=_WIDTH - 90,
         high=shown(scale.high, unit),
-        low=shown(scale.low, unit),
+        low=shown(max(scale.low, 0.0) if min(ends) >= 0 else scale.low, unit),
     )
     line = Markup('<polyline class="path" points="{}"/>').format(path)
     return _svg(190, line + Markup("").join(marks) + labels, f"The last {len(points)} runs")

@@ -179,7 +179,7 @@ def _metric_line(entry: dict[str, Any], compared: ComparedMetric | None, noise: 
         "change_interval": _change_interval(compared),
         "direction": compared.direction,
         "turned": f"{paired.num_lower:,} lower, {paired.num_higher:,} higher",
-        "by_chance": "" if by_chance is None else f"{100 * by_chance / noise['rows']:.0f}% of rows",
+        "by_chance": "" if by_chance is None else f"{100 * by_chance / noise['rows']:.0f}%",
         "p": p_text(compared.p_adjusted),
     }
 

@@ -37,7 +37,7 @@
   }
 
   function shownScore(score) {
-    return score === null || score === undefined ? "not scored" : "score " + score;
+    return score === null || score === undefined ? "not scored" : data.metric + " " + score;
   }
 
   /* The longest common subsequence of words; what is not in it was removed or added. */

@@ -83,7 +83,9 @@ class _Texts:
     def __init__(self, run: EvaluatedRun) -> None:
         names = ("row_id", "status", "finish_reason", "answer", "target")
         self._columns = {name: run.table.column(name) for name in names}
-        self._sources = {name: run.table.source(name) for name in run.table.source_names}
+        # It is shown as the target already.
+        target = run.manifest.target_column
+        self._sources = {name: run.table.source(name) for name in run.table.source_names if name != target}
         self._extracted = {key: run.table.column(f"extracted.{key}") for key in (named.key for named in run.scorers)}
 
     def answer(self, number: int) -> str | None:
