@@ -42,7 +42,8 @@ def _draw_job(axes: Any, results: dict[str, Any], job: str) -> None:
         axes.barh(place, total - generate, color=colour, alpha=_LOAD)
         axes.barh(place, generate, left=total - generate, color=colour)
         ratio = f"  {_median(reference, 'seconds') / total:.2f}x" if reference else ""
-        axes.text(total, place, f" {total:,.1f} s{ratio}", va="center")
+        longest = max(run["seconds"] for run in runs[name])
+        axes.text(longest, place, f" {total:,.1f} s{ratio}", va="center")
         if len(runs[name]) > 1:
             axes.plot([run["seconds"] for run in runs[name]], [place] * len(runs[name]), "k|", markersize=9)
         for run in results["runs"]:
