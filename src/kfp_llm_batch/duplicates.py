@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -18,6 +19,10 @@ class DuplicateFinder:
     def add(self, text: str) -> None:
         """Take one text."""
         self._hashes.append(hash(text))
+
+    def add_all(self, texts: Iterable[str]) -> None:
+        """Take several texts."""
+        self._hashes.extend(map(hash, texts))
 
     def suspects(self) -> frozenset[int]:
         """Some hashes that occur more than once; a thousand, so that the exact look stays small."""

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass, field
+from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from types import UnionType
 from typing import Any, Self, get_args, get_origin, get_type_hints
@@ -30,18 +31,19 @@ class Checksum:
 
     def add(self, *parts: str) -> None:
         """Add one item that consists of `parts`; JSON keeps ("ab", "c") and ("a", "bc") apart."""
-        digest = hashlib.sha256(json.dumps(parts).encode()).digest()
+        # The same bytes as json.dumps, which takes four times as long for two texts.
+        item = f"[{', '.join(map(encode_basestring_ascii, parts))}]"
         self.count += 1
-        self._sum = (self._sum + int.from_bytes(digest, "big")) % 2**256
+        self._sum += int.from_bytes(hashlib.sha256(item.encode()).digest(), "big")
 
     def include(self, hexdigest: str, count: int) -> None:
         """Add all items of another checksum, `count` of them."""
         self.count += count
-        self._sum = (self._sum + int(hexdigest, 16)) % 2**256
+        self._sum += int(hexdigest, 16)
 
     def hexdigest(self) -> str:
         """64 hexadecimal digits."""
-        return f"{self._sum:064x}"
+        return f"{self._sum % 2**256:064x}"
 
 
 @dataclass(frozen=True, kw_only=True)

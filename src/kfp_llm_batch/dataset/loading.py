@@ -179,7 +179,7 @@ def _carried(config: DatasetConfig, schema: pa.Schema) -> list[pa.Field]:
     return carried
 
 
-_to_json = json.JSONEncoder(sort_keys=True, default=as_text).encode
+_to_json = json.JSONEncoder(sort_keys=True, default=as_text, check_circular=False).encode
 
 
 @contextlib.contextmanager

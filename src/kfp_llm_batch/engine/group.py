@@ -117,6 +117,8 @@ def spread(requests: list[GenerationRequest], tokens: Sequence[int]) -> list[lis
         requests: In the order in which they should be answered.
         tokens: That each engine has already.
     """
+    if len(tokens) == 1:
+        return [requests]
     most = _tokens(requests) / (2 * len(tokens))
     loads, shares = list(tokens), [list[GenerationRequest]() for _ in tokens]
     for _, neighbours in itertools.groupby(requests, key=lambda request: request.token_ids[:PREFIX_TOKENS]):

@@ -15,7 +15,7 @@ import pyarrow as pa
 from kfp_llm_batch.duplicates import DuplicateFinder
 from kfp_llm_batch.errors import ConfigurationError, ResultError
 from kfp_llm_batch.manifests import FILE_NAME, Checksum, ResultManifest, StoredFile
-from kfp_llm_batch.results.facts import RowFacts, UnreadablePartError, read_columns, read_facts
+from kfp_llm_batch.results.facts import FactsBatch, UnreadablePartError, read_columns, read_facts
 from kfp_llm_batch.results.formats import OUTPUT_FORMATS
 from kfp_llm_batch.results.ownership import FOLDERS
 from kfp_llm_batch.results.publishing import read_manifest
@@ -94,13 +94,14 @@ class _Tally:
     faulty: Checksum = field(default_factory=Checksum)
     row_ids: DuplicateFinder = field(default_factory=DuplicateFinder)
 
-    def add(self, row: RowFacts) -> None:
-        self.statuses[row.status] += 1
-        self.num_prompt_tokens += row.num_prompt_tokens or 0
-        self.num_completion_tokens += row.num_completion_tokens or 0
-        self.keys.add(row.row_id, row.request_key)
-        self.row_ids.add(row.row_id)
-        if row.status in FAULTY:
+    def add(self, batch: FactsBatch) -> None:
+        self.statuses.update(batch.statuses)
+        self.num_prompt_tokens += batch.num_prompt_tokens
+        self.num_completion_tokens += batch.num_completion_tokens
+        for row_id, request_key in zip(batch.row_ids, batch.request_keys, strict=True):
+            self.keys.add(row_id, request_key)
+        self.row_ids.add_all(batch.row_ids)
+        for row in batch.faulty:
             self.codes[(row.error or {}).get("code", "")] += 1
             self.faulty.add(row.row_id, row.request_key, row.status, json.dumps(row.error, sort_keys=True))
 
@@ -177,8 +178,8 @@ class _Audit:
             self._problems.append(f"{file.path}: its bytes are not those of the manifest (SHA-256 {digest[:12]}...)")
         self._check_columns(file, path)
         before = tally.statuses.total()
-        for row in read_facts(path, self._manifest.output_format):
-            tally.add(row)
+        for batch in read_facts(path, self._manifest.output_format):
+            tally.add(batch)
         self._progress.log(tally.statuses.total())
         if (rows := tally.statuses.total() - before) != file.rows:
             self._problems.append(f"{file.path}: it has {rows} rows, the manifest says {file.rows}")
@@ -254,8 +255,8 @@ class _Audit:
                     self._check_path("parts/", file)
                     path = Path(temporary, "part")
                     self._store.download(file.path, path)
-                    for row in read_facts(path, self._manifest.output_format):
-                        yield file.path, row.row_id
+                    for batch in read_facts(path, self._manifest.output_format):
+                        yield from ((file.path, row_id) for row_id in batch.row_ids)
                 except (UnreadablePartError, ObjectNotFoundError):
                     continue
 
