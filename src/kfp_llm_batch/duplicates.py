@@ -16,10 +16,6 @@ class DuplicateFinder:
     def __init__(self) -> None:
         self._hashes = array("q")
 
-    def add(self, text: str) -> None:
-        """Take one text."""
-        self._hashes.append(hash(text))
-
     def add_all(self, texts: Iterable[str]) -> None:
         """Take several texts."""
         self._hashes.extend(map(hash, texts))

@@ -19,7 +19,7 @@ class RowIds:
         self.column = column
         self._duplicates = DuplicateFinder()
 
-    def take(self, row: Mapping[str, Any], index: int) -> str:
+    def of(self, row: Mapping[str, Any], index: int) -> str:
         """The id of the row with the zero-based number `index`.
 
         Raises:
@@ -35,8 +35,12 @@ class RowIds:
                 received=value,
                 remedy="Give every row its own id, or leave out dataset_id_column to number the rows.",
             )
-        self._duplicates.add(row_id)
         return row_id
+
+    def note(self, row_ids: pa.Array) -> None:
+        """Remember the ids of some rows for `check_unique`; counted ones cannot occur twice."""
+        if self.column is not None:
+            self._duplicates.add_all(row_ids.to_pylist())
 
     def check_unique(self, shard: Path) -> None:
         """Compare the ids for real where two hashes are equal.

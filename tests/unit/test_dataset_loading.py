@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kfp_llm_batch.dataset import batch_rendering
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
 from kfp_llm_batch.errors import BatchError, ConfigurationError, DataError, StorageError
 from kfp_llm_batch.manifests import PromptsManifest
@@ -249,3 +250,28 @@ def test_a_saved_dataset_has_only_its_own_split(tmp_path):
     config = DatasetConfig(uri=str(tmp_path / "saved"), prompt_template="{{ q }}", split="test")
     with pytest.raises(ConfigurationError, match=r"no such split. Received: 'test'. Allowed: train"):
         load_dataset(config, tmp_path / "out")
+
+
+@pytest.mark.parametrize("id_column", [None, "id"])
+def test_processes_write_the_same_bytes_as_one(tmp_path, monkeypatch, id_column):
+    monkeypatch.setattr(batch_rendering, "_BATCHES_ALONE", 1)
+    rows = [{"id": f"row-{number}", "q": "" if number in (7, 3_600) else f"q{number}"} for number in range(4_100)]
+    manifests, shards = [], []
+    for number in (1, 2):
+        monkeypatch.setattr(batch_rendering, "worker_count", lambda number=number: number)
+        manifests.append(load(tmp_path, lines(*rows), prompt_template="{{ q }}", id_column=id_column))
+        shards.append((tmp_path / "out/shard-00000.arrow").read_bytes())
+    assert manifests[0] == manifests[1]
+    assert shards[0] == shards[1]
+    assert (manifests[0].rows, manifests[0].rows_with_faults) == (4_100, 2)
+
+
+def test_processes_find_ids_that_repeat_and_rows_without_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(batch_rendering, "_BATCHES_ALONE", 1)
+    monkeypatch.setattr(batch_rendering, "worker_count", lambda: 2)
+    rows = [{"id": number % 3_500, "q": "x"} for number in range(4_000)]
+    with pytest.raises(DataError, match=r"Rows 1 and 3501 \(counted from 1\) have the same id"):
+        load(tmp_path, lines(*rows), prompt_template="{{ q }}", id_column="id")
+    rows[3_000]["id"] = None
+    with pytest.raises(DataError, match=r"Row 3001 \(counted from 1\) has no id"):
+        load(tmp_path, lines(*rows), prompt_template="{{ q }}", id_column="id")

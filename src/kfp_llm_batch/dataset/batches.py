@@ -36,6 +36,16 @@ class SourceBatch:
     rows: Sequence[Mapping[str, Any]] | None = None
     """The rows before Arrow gave them the types of all rows; None where there is no such form."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Arrow's own way to pickle a slice takes along all of what it is a slice of.
+        return _unpickled, (self.table.serialize().to_pybytes(), self.table.schema, self.faults, self.rows)
+
+
+def _unpickled(
+    message: bytes, schema: pa.Schema, faults: Mapping[int, str], rows: Sequence[Mapping[str, Any]] | None
+) -> SourceBatch:
+    return SourceBatch(table=pa.ipc.read_record_batch(pa.py_buffer(message), schema), faults=faults, rows=rows)
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSource:

@@ -3,33 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
-from kfp_llm_batch.dataset.batches import DatasetSource, SourceBatch, first_line, reading
-from kfp_llm_batch.dataset.carried_types import as_text, check_storable
+from kfp_llm_batch.dataset.batch_rendering import FAULTS_SHOWN, BatchRenderer, RenderedBatch
+from kfp_llm_batch.dataset.batches import DatasetSource, first_line
+from kfp_llm_batch.dataset.carried_types import check_storable
 from kfp_llm_batch.dataset.config import FORMATS, DatasetConfig
-from kfp_llm_batch.dataset.messages import Prompt, RowFaultError
-from kfp_llm_batch.dataset.prompt_writing import PromptRow, PromptWriter
-from kfp_llm_batch.dataset.rendering import PARAMS_COLUMN, Row, check_column, make_renderer
+from kfp_llm_batch.dataset.prompt_writing import PromptWriter
+from kfp_llm_batch.dataset.rendering import check_column
 from kfp_llm_batch.dataset.sources import open_dataset
 from kfp_llm_batch.errors import BatchError, ConfigurationError, DataError, StorageError
 from kfp_llm_batch.manifests import FILE_NAME, Checksum, PromptsManifest
 from kfp_llm_batch.row_ids import RowIds
 from kfp_llm_batch.row_log import RowLog
-from kfp_llm_batch.schemas import check_source_columns
 from kfp_llm_batch.storage.uris import redact
 
 __all__ = ["FORMATS", "DatasetConfig", "load_dataset"]
 
 _LOG = logging.getLogger("kfp_llm_batch")
-_FAULTS_SHOWN = 10
 
 
 def load_dataset(config: DatasetConfig, output_folder: Path) -> PromptsManifest:
@@ -59,9 +54,14 @@ def load_dataset(config: DatasetConfig, output_folder: Path) -> PromptsManifest:
 def _load(config: DatasetConfig, source: DatasetSource, folder: Path) -> PromptsManifest:
     loading = _Loading(config, source)
     progress = RowLog("Loaded")
-    with PromptWriter(folder, loading.carried) as writer:
-        for batch in source.batches():
-            writer.write(loading.rows_of(batch), batch.table)
+    with (
+        PromptWriter(folder, loading.renderer.carried) as writer,
+        contextlib.closing(loading.renderer.all(source.batches())) as batches,
+    ):
+        for rendered in batches:
+            loading.take(rendered)
+            for batch in writer.write(rendered.batches, rendered.preview):
+                loading.ids.note(batch.column("row_id"))
             progress.log(loading.rows)
     loading.check_faults()
     loading.ids.check_unique(writer.shard)
@@ -97,24 +97,21 @@ class _Loading:
             )
         if config.id_column is not None:
             check_column("dataset_id_column", config.id_column, columns)
-        self._render = make_renderer(config, columns, is_openai=is_openai)
         self._uri = redact(config.uri)
         check_storable(source.schema, self._uri)
+        self.renderer = BatchRenderer(config, source.schema, is_openai)
         self.ids = RowIds("custom_id" if is_openai else config.id_column)
-        self.carried = [] if is_openai else _carried(config, source.schema)
-        self._carried_names = {field.name for field in self.carried}
         self.checksum = Checksum()
         self.rows = 0
         self.faults = 0
         self._first_faults: list[str] = []
 
-    def rows_of(self, batch: SourceBatch) -> list[PromptRow]:
-        """Render one batch."""
-        with reading(f"{self._uri} after row {self.rows}"):
-            stored = batch.table.to_pylist() or [{}] * batch.table.num_rows
-        rows = stored if batch.rows is None else batch.rows
-        pairs = enumerate(zip(rows, stored, strict=True))
-        return [self._prompt_row(row, values, batch.faults.get(index)) for index, (row, values) in pairs]
+    def take(self, rendered: RenderedBatch) -> None:
+        """Count one batch."""
+        self.rows += rendered.rows
+        self.faults += rendered.faults
+        self._first_faults = (self._first_faults + rendered.first_faults)[:FAULTS_SHOWN]
+        self.checksum.include(rendered.checksum, rendered.rows)
 
     def check_faults(self) -> None:
         """Log the first faulty rows; a dataset that has no other rows is an error.
@@ -136,50 +133,6 @@ class _Loading:
             self.rows,
             shown,
         )
-
-    def _prompt_row(self, row: Row, stored: Row, source_fault: str | None) -> PromptRow:
-        """Render `row` as it came; `stored` has the types of all rows, and is what goes along."""
-        row_id = self.ids.take(row, self.rows)
-        self.rows += 1
-        fault = None if source_fault is None else f"bad_text: {source_fault}"
-        prompt = Prompt(messages=[])
-        if fault is None:
-            prompt, fault = self._rendered(row)
-        if fault is not None:
-            self._note(fault)
-        params = None if prompt.params is None else _to_json(prompt.params)
-        content = _to_json([prompt.messages, prompt.params, fault, self._carried_values(stored)])
-        # A counted id says nothing about the row; without it the checksum does not depend on the rows' order.
-        self.checksum.add(row_id if self.ids.column else "", content)
-        return PromptRow(row_id=row_id, messages=prompt.messages, params=params, fault=fault, size=len(content))
-
-    def _rendered(self, row: Row) -> tuple[Prompt, str | None]:
-        try:
-            return self._render(row), None
-        except RowFaultError as fault:
-            return Prompt(messages=[]), str(fault)
-
-    def _note(self, fault: str) -> None:
-        self.faults += 1
-        if len(self._first_faults) < _FAULTS_SHOWN:
-            self._first_faults.append(f"row {self.rows}: {fault}")
-
-    def _carried_values(self, row: Row) -> dict[str, Any]:
-        """Null values left out, so that a column that a file format cannot omit changes nothing."""
-        return {name: value for name, value in row.items() if value is not None and name in self._carried_names}
-
-
-def _carried(config: DatasetConfig, schema: pa.Schema) -> list[pa.Field]:
-    """The source columns that go along, those left out that become our own."""
-    taken = {PARAMS_COLUMN}
-    taken |= {"row_id"} & {config.id_column}
-    taken |= {"messages"} & {config.messages_column}
-    carried = [field for field in schema if field.name not in taken]
-    check_source_columns(field.name for field in carried)
-    return carried
-
-
-_to_json = json.JSONEncoder(sort_keys=True, default=as_text, check_circular=False).encode
 
 
 @contextlib.contextmanager

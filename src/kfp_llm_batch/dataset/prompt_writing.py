@@ -42,10 +42,9 @@ class PromptWriter:
 
     def __init__(self, folder: Path, carried: Sequence[pa.Field]) -> None:
         self._folder = folder
-        self._carried = [field.name for field in carried]
-        self._schema = pa.schema([*PROMPT_FIELDS, *carried])
+        self._schema = prompts_schema(carried)
         self._rows = 0
-        self._preview: list[PromptRow] = []
+        self._preview: list[dict[str, Any]] = []
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as opened:
@@ -65,26 +64,50 @@ class PromptWriter:
         """The file that is written."""
         return self._folder / SHARD
 
-    def write(self, rows: Sequence[PromptRow], table: pa.RecordBatch) -> None:
-        """Append rows; `table` holds their source columns."""
-        for start, stop in _bounded(rows):
-            own = [
-                pa.array([getattr(row, field.name) for row in rows[start:stop]], field.type) for field in PROMPT_FIELDS
-            ]
-            part = table.slice(start, stop - start)
-            columns = [*own, *(part.column(name) for name in self._carried)]
-            self._file.write_batch(pa.RecordBatch.from_arrays(columns, schema=self._schema))
-        self._rows += len(rows)
-        self._preview += rows[: _PREVIEW_ROWS - len(self._preview)]
+    def write(self, messages: Sequence[bytes], preview: Sequence[dict[str, Any]]) -> Iterator[pa.RecordBatch]:
+        """Append record batches, each an Arrow message; they are written as they are taken from the iterator."""
+        self._preview += preview
+        for message in messages:
+            batch = pa.ipc.read_record_batch(pa.py_buffer(message), self._schema)
+            self._file.write_batch(batch)
+            self._rows += batch.num_rows
+            yield batch
 
     def finish(self) -> StoredFile:
         """Write the preview, and describe the closed shard."""
-        lines = [json.dumps(_shown(row)) + "\n" for row in self._preview]
+        lines = [json.dumps(row) + "\n" for row in self._preview]
         with new_file(self._folder / PREVIEW) as path:
             path.write_text("".join(lines), encoding="ascii")
         with self.shard.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         return StoredFile(path=SHARD, rows=self._rows, bytes=self.shard.stat().st_size, sha256=sha256)
+
+
+def prompts_schema(carried: Sequence[pa.Field]) -> pa.Schema:
+    """Our columns, then the source's."""
+    return pa.schema([*PROMPT_FIELDS, *carried])
+
+
+def prompt_batches(
+    rows: Sequence[PromptRow], table: pa.RecordBatch, carried: Sequence[pa.Field]
+) -> Iterator[pa.RecordBatch]:
+    """Record batches of a shard.
+
+    Args:
+        rows: The prompts.
+        table: The source columns of the same rows.
+        carried: Those of them that go along.
+    """
+    for start, stop in _bounded(rows):
+        own = [pa.array([getattr(row, field.name) for row in rows[start:stop]], field.type) for field in PROMPT_FIELDS]
+        part = table.slice(start, stop - start)
+        columns = [*own, *(part.column(field.name) for field in carried)]
+        yield pa.RecordBatch.from_arrays(columns, schema=prompts_schema(carried))
+
+
+def shown(rows: Sequence[PromptRow], first: int) -> list[dict[str, Any]]:
+    """What the preview shows of rows of which `first` is the number of the first one, counted from zero."""
+    return [_shown(row) for row in rows[: max(0, _PREVIEW_ROWS - first)]]
 
 
 def _bounded(rows: Sequence[PromptRow]) -> Iterator[tuple[int, int]]:

@@ -1,0 +1,155 @@
+"""A batch of a source's rows becomes record batches of prompts, in this process or in another."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from kfp_llm_batch.dataset.batches import SourceBatch, reading
+from kfp_llm_batch.dataset.carried_types import as_text
+from kfp_llm_batch.dataset.config import DatasetConfig
+from kfp_llm_batch.dataset.messages import Prompt, RowFaultError
+from kfp_llm_batch.dataset.prompt_writing import PromptRow, prompt_batches, shown
+from kfp_llm_batch.dataset.rendering import PARAMS_COLUMN, Row, make_renderer
+from kfp_llm_batch.manifests import Checksum
+from kfp_llm_batch.row_ids import RowIds
+from kfp_llm_batch.schemas import check_source_columns
+from kfp_llm_batch.storage.uris import redact
+from kfp_llm_batch.workers import Workers, worker_count
+
+FAULTS_SHOWN = 10
+_BATCHES_ALONE = 20
+"""Fewer are done before other processes have started."""
+
+NumberedSourceBatch = tuple[int, SourceBatch]
+"""The zero-based number of the first row, and the rows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderedBatch:
+    """What became of one batch of a source."""
+
+    batches: list[bytes]
+    """Rows of the Prompts contract, each record batch as an Arrow message."""
+    rows: int
+    checksum: str
+    """Of these rows."""
+    faults: int
+    first_faults: list[str]
+    preview: list[dict[str, Any]]
+    """The first rows of the dataset, for people."""
+
+
+class BatchRenderer:
+    """Renders batches; what it needs can go to another process.
+
+    Args:
+        config: How rows become prompts.
+        schema: The source's columns.
+        is_openai: The rows are OpenAI batch lines.
+    """
+
+    def __init__(self, config: DatasetConfig, schema: pa.Schema, is_openai: bool) -> None:
+        self._arguments = (config, schema, is_openai)
+        self._render = make_renderer(config, schema.names, is_openai=is_openai)
+        self._uri = redact(config.uri)
+        self._ids = RowIds("custom_id" if is_openai else config.id_column)
+        self.carried = [] if is_openai else _carried(config, schema)
+        self._carried_names = {field.name for field in self.carried}
+
+    def all(self, batches: Iterable[SourceBatch]) -> Generator[RenderedBatch, None, None]:
+        """Render all batches of a source, in their order; many of them on all processors."""
+        tasks = _numbered(batches)
+        yield from map(self, itertools.islice(tasks, _BATCHES_ALONE))
+        following = next(tasks, None)
+        if following is None:
+            return
+        tasks = itertools.chain([following], tasks)
+        if (number := worker_count()) == 1:
+            yield from map(self, tasks)
+            return
+        with Workers[NumberedSourceBatch, RenderedBatch](number, BatchRenderer, *self._arguments) as workers:
+            yield from workers.map(tasks)
+
+    def __call__(self, task: NumberedSourceBatch) -> RenderedBatch:
+        """Render one batch.
+
+        Raises:
+            DataError: The batch cannot be read, or a row has no id.
+        """
+        first, batch = task
+        with reading(f"{self._uri} after row {first}"):
+            stored = batch.table.to_pylist() or [{}] * batch.table.num_rows
+        rows = stored if batch.rows is None else batch.rows
+        made = _Made(checksum=Checksum(), faults=[])
+        pairs = enumerate(zip(rows, stored, strict=True))
+        prompts = [
+            self._prompt_row(first + index, row, values, batch.faults.get(index), made)
+            for index, (row, values) in pairs
+        ]
+        return RenderedBatch(
+            batches=[part.serialize().to_pybytes() for part in prompt_batches(prompts, batch.table, self.carried)],
+            rows=len(prompts),
+            checksum=made.checksum.hexdigest(),
+            faults=len(made.faults),
+            first_faults=made.faults[:FAULTS_SHOWN],
+            preview=shown(prompts, first),
+        )
+
+    def _prompt_row(self, number: int, row: Row, stored: Row, source_fault: str | None, made: _Made) -> PromptRow:
+        """Render `row` as it came; `stored` has the types of all rows, and is what goes along."""
+        row_id = self._ids.of(row, number)
+        fault = None if source_fault is None else f"bad_text: {source_fault}"
+        prompt = Prompt(messages=[])
+        if fault is None:
+            prompt, fault = self._rendered(row)
+        if fault is not None:
+            made.faults.append(f"row {number + 1}: {fault}")
+        params = None if prompt.params is None else _to_json(prompt.params)
+        content = _to_json([prompt.messages, prompt.params, fault, self._carried_values(stored)])
+        # A counted id says nothing about the row; without it the checksum does not depend on the rows' order.
+        made.checksum.add(row_id if self._ids.column else "", content)
+        return PromptRow(row_id=row_id, messages=prompt.messages, params=params, fault=fault, size=len(content))
+
+    def _rendered(self, row: Row) -> tuple[Prompt, str | None]:
+        try:
+            return self._render(row), None
+        except RowFaultError as fault:
+            return Prompt(messages=[]), str(fault)
+
+    def _carried_values(self, row: Row) -> dict[str, Any]:
+        """Null values left out, so that a column that a file format cannot omit changes nothing."""
+        return {name: value for name, value in row.items() if value is not None and name in self._carried_names}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Made:
+    """What is gathered over the rows of a batch."""
+
+    checksum: Checksum
+    faults: list[str]
+
+
+def _numbered(batches: Iterable[SourceBatch]) -> Iterator[NumberedSourceBatch]:
+    first = 0
+    for batch in batches:
+        yield first, batch
+        first += batch.table.num_rows
+
+
+def _carried(config: DatasetConfig, schema: pa.Schema) -> list[pa.Field]:
+    """The source columns that go along, those left out that become our own."""
+    taken = {PARAMS_COLUMN}
+    taken |= {"row_id"} & {config.id_column}
+    taken |= {"messages"} & {config.messages_column}
+    carried = [field for field in schema if field.name not in taken]
+    check_source_columns(field.name for field in carried)
+    return carried
+
+
+_to_json = json.JSONEncoder(sort_keys=True, default=as_text, check_circular=False).encode

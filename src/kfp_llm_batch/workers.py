@@ -1,0 +1,150 @@
+"""Work in processes of their own, for what Python computes on one processor at a time; results come in order."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from multiprocessing.connection import Connection
+from typing import Any, Generic, Self, TypeVar
+
+from kfp_llm_batch.errors import BatchError, InterruptedRunError
+from kfp_llm_batch.machine import read_machine
+
+_BYTES = 512 * 2**20
+"""Of free memory for each process, which takes 150 MiB and a few batches."""
+_MOST = 16
+"""More would wait for the process that deals out the work."""
+_END_SECONDS = 10
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+
+def worker_count() -> int:
+    """How many processes the pod has processors and memory for; 1 if it is not worth while."""
+    machine = read_machine()
+    return max(1, min(machine.usable_cpus, machine.memory_available_bytes // _BYTES, _MOST))
+
+
+class Workers(Generic[Task, Result]):
+    """Processes that each hold one function; use as a context manager, leaving it ends them.
+
+    They are no fork of this process, which may have threads, and do not import its main module.
+
+    Args:
+        number: Of processes.
+        make: Makes the function in each process; found by its name, like all that is pickled.
+        arguments: What `make` gets.
+    """
+
+    def __init__(self, number: int, make: Callable[..., Callable[[Task], Result]], *arguments: Any) -> None:
+        self._number = number
+        self._start = (make, arguments)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as stack:
+            self._workers = [stack.enter_context(_worker(self._start)) for _ in range(self._number)]
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.__exit__(*error)  # type: ignore[arg-type]
+
+    def map(self, tasks: Iterable[Task]) -> Iterator[Result]:
+        """The result of each task, in their order; each process has one task at a time.
+
+        Raises:
+            BatchError: What the function raised.
+            InterruptedRunError: A process ended before its time.
+        """
+        busy: list[_Worker] = []
+        for worker, task in zip(itertools.cycle(self._workers), tasks, strict=False):
+            done = [busy.pop(0).receive()] if len(busy) == self._number else []
+            worker.send(task)
+            busy.append(worker)
+            yield from done
+        for worker in busy:
+            yield worker.receive()
+
+
+class _Worker:
+    def __init__(self, process: subprocess.Popen[bytes], connection: Connection) -> None:
+        self._process = process
+        self._connection = connection
+
+    def send(self, task: Any) -> None:
+        try:
+            self._connection.send(task)
+        except OSError:
+            raise self._ended() from None
+
+    def receive(self) -> Any:
+        try:
+            error, result = self._connection.recv()
+        except (EOFError, OSError):
+            raise self._ended() from None
+        if error is None:
+            return result
+        raise error
+
+    def _ended(self) -> InterruptedRunError:
+        code = self._process.wait(_END_SECONDS)
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        return InterruptedRunError(
+            f"A process that works on rows {how}",
+            remedy="Most often the pod's memory limit was reached: raise resources_memory and run again.",
+        )
+
+
+@contextlib.contextmanager
+def _worker(start: tuple[Callable[..., Any], tuple[Any, ...]]) -> Iterator[_Worker]:
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "kfp_llm_batch.workers", str(theirs.fileno())],
+            pass_fds=[theirs.fileno()],
+            env=dict(os.environ),
+            stdin=subprocess.DEVNULL,
+        )
+    with Connection(ours.detach()) as connection:
+        worker = _Worker(process, connection)
+        try:
+            worker.send(start)
+            yield worker
+        except BaseException:
+            process.kill()
+            raise
+        finally:
+            connection.close()
+            process.wait()
+
+
+def main() -> None:
+    """Serve the connection of the first argument until the other side hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end is ours
+    connection = Connection(int(sys.argv[1]))
+    with contextlib.suppress(EOFError, OSError):
+        make, arguments = connection.recv()
+        function = make(*arguments)
+        while True:
+            connection.send(_outcome(function, connection.recv()))
+
+
+def _outcome(function: Callable[[Any], Any], task: Any) -> tuple[Exception | None, Any]:
+    try:
+        return None, function(task)
+    except BatchError as error:
+        return error, None
+    except Exception:
+        return RuntimeError(traceback.format_exc()), None  # a defect keeps its traceback
+
+
+if __name__ == "__main__":
+    main()
