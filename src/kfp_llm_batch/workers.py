@@ -15,6 +15,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Generic, Self, TypeVar
 
 from kfp_llm_batch.errors import BatchError, InterruptedRunError
+from kfp_llm_batch.garbage import rare_garbage_collection
 from kfp_llm_batch.machine import read_machine
 
 _BYTES = 512 * 2**20
@@ -130,7 +131,7 @@ def main() -> None:
     """Serve the connection of the first argument until the other side hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, whose end is ours
     connection = Connection(int(sys.argv[1]))
-    with contextlib.suppress(EOFError, OSError):
+    with contextlib.suppress(EOFError, OSError), rare_garbage_collection():
         make, arguments = connection.recv()
         function = make(*arguments)
         while True:

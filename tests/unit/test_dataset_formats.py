@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -175,6 +176,19 @@ def test_parquet_files_with_other_columns_are_merged(tmp_path):
     write_parquet(tmp_path / "a.parquet", [{"q": "a", "n": 1}])
     write_parquet(tmp_path / "b.parquet", [{"q": "b", "more": "x"}])
     assert read(tmp_path, tmp_path) == [{"q": "a", "n": 1, "more": None}, {"q": "b", "n": None, "more": "x"}]
+
+
+def test_a_parquet_file_is_not_kept_in_memory(tmp_path):
+    path, groups = tmp_path / "data.parquet", 16
+    chance = random.Random(1)
+    with pq.ParquetWriter(path, pa.schema([("q", pa.string())])) as file:
+        for _ in range(groups):
+            file.write_table(pa.table({"q": [chance.randbytes(500).hex() for _ in range(1_000)]}))
+    before, most = pa.total_allocated_bytes(), 0
+    for batch in open_dataset(DatasetConfig(uri=str(path)), tmp_path).batches():
+        most = max(most, pa.total_allocated_bytes() - before)
+        assert batch.table.num_rows == 1_000
+    assert most < 5 * path.stat().st_size / groups
 
 
 def test_unpacking_leaves_the_folder_of_the_data_alone(tmp_path):

@@ -39,7 +39,8 @@ def prompts(make_prompts) -> Prompts:
     return Prompts(make_prompts(rows))
 
 
-def test_rows_per_part(prompts, tmp_path):
+def test_rows_per_part(prompts, tmp_path, monkeypatch):
+    monkeypatch.setattr(parts, "ROWS_PER_PART", 1_000)
     writer = PartWriter(tmp_path / "result", prompts)
     for number in range(2_500):
         writer.add(number, completion(number))

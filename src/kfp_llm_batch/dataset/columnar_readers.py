@@ -80,7 +80,8 @@ def _check_unique(file: DataFile, names: list[str]) -> None:
 
 
 def _parquet_batches(file: DataFile) -> Iterator[pa.RecordBatch]:
-    with pq.ParquetFile(file.path) as parquet:
+    # Buffered ahead, all of the file would be in memory at its end.
+    with pq.ParquetFile(file.path, pre_buffer=False) as parquet:
         yield from parquet.iter_batches(batch_size=_batch_rows(parquet.metadata))
 
 

@@ -17,6 +17,7 @@ from kfp_llm_batch.dataset.prompt_writing import PromptWriter
 from kfp_llm_batch.dataset.rendering import check_column
 from kfp_llm_batch.dataset.sources import open_dataset
 from kfp_llm_batch.errors import BatchError, ConfigurationError, DataError, StorageError
+from kfp_llm_batch.garbage import rare_garbage_collection
 from kfp_llm_batch.manifests import FILE_NAME, Checksum, PromptsManifest
 from kfp_llm_batch.row_ids import RowIds
 from kfp_llm_batch.row_log import RowLog
@@ -41,7 +42,11 @@ def load_dataset(config: DatasetConfig, output_folder: Path) -> PromptsManifest:
         DataError: The data cannot be read, ids are missing or repeated, or every row is faulty.
         StorageError: A store did not answer, or the folder cannot be written.
     """
-    with _writing(output_folder), tempfile.TemporaryDirectory(prefix="dataset-") as working_folder:
+    with (
+        rare_garbage_collection(),
+        _writing(output_folder),
+        tempfile.TemporaryDirectory(prefix="dataset-") as working_folder,
+    ):
         output_folder.mkdir(parents=True, exist_ok=True)
         (output_folder / FILE_NAME).unlink(missing_ok=True)
         source = open_dataset(config, Path(working_folder))

@@ -17,6 +17,7 @@ from kfp_llm_batch.engine.settings import answer_settings, choose_dtype
 from kfp_llm_batch.engine.shares import Placement, place
 from kfp_llm_batch.engine.warming import take_engine_cache
 from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.garbage import rare_garbage_collection
 from kfp_llm_batch.generation.chat_tokenizer import ChatTokenizer, EchoTokenizer, ModelTokenizer
 from kfp_llm_batch.generation.checkpoint import Checkpoint, RowIndex
 from kfp_llm_batch.generation.config import GenerationConfig
@@ -54,6 +55,7 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
     machine, codes = read_machine(), config.retry_error_codes
     placement = _placement(config, prompts, model, machine)
     with (
+        rare_garbage_collection(),
         Termination() as termination,
         tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder,
         _engines(config, model, placement, termination) as engine,

@@ -17,7 +17,7 @@ from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.manifests import Checksum, StoredFile
 from kfp_llm_batch.schemas import COMPLETION_FIELDS, FAULTY, STATUSES, completions_schema
 
-ROWS_PER_PART = 1000
+ROWS_PER_PART = 10_000
 BYTES_PER_PART = 64 * 2**20
 """Of completions and of the source columns that go with them."""
 LOGPROB_BYTES = 48
