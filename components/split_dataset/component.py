@@ -39,6 +39,7 @@ def split_dataset(
     engine_options: dict = {},
     output_format: str = "parquet",
     output_overwrite: bool = False,
+    reuse_uri: str = "",
     max_error_rate: float = 1.0,
     num_shards: str = "auto",
     shard_parallelism: int = 0,
@@ -81,6 +82,7 @@ def split_dataset(
         engine_options: Arguments of vLLM's engine; they win over the planned ones.
         output_format: parquet, jsonl or openai (batch output lines).
         output_overwrite: Whether a different result at output_uri may be replaced.
+        reuse_uri: Where runs share answers: those of the same requests are not generated again; empty shares none.
         max_error_rate: Share of rows that may stay without an answer; past it the run fails.
         num_shards: A number, or auto for as many as reach shard_target_hours.
         shard_parallelism: Most pods at a time; 0 gives every shard a pod of its own.
@@ -135,6 +137,7 @@ def split_dataset(
             output_uri=output_uri,
             output_format=output_format,
             output_overwrite=output_overwrite,
+            reuse_uri=reuse_uri or None,
             max_error_rate=max_error_rate,
         )
         sharding = ShardingConfig(

@@ -49,6 +49,7 @@ def batch_inference(
     output_format: str = "parquet",
     output_overwrite: bool = False,
     checkpoint_uri: str = "",
+    reuse_uri: str = "",
     retry_of: str = "",
     retry_error_codes: list = [],
     max_error_rate: float = 1.0,
@@ -95,6 +96,7 @@ def batch_inference(
         output_format: parquet, jsonl or openai (batch output lines).
         output_overwrite: Whether a different result at output_uri may be replaced.
         checkpoint_uri: Where finished rows are kept while the run goes on; beside the output if empty.
+        reuse_uri: Where runs share answers: those of the same requests are not generated again; empty shares none.
         retry_of: Address of an earlier result; only its rows with an error are answered, the others are taken over.
         retry_error_codes: Which of them: error codes, or statuses such as truncated; empty takes all with an error.
         max_error_rate: Share of rows that may stay without an answer; past it the step fails early.
@@ -146,6 +148,7 @@ def batch_inference(
         output_format=output_format,
         output_overwrite=output_overwrite,
         checkpoint_uri=checkpoint_uri,
+        reuse_uri=reuse_uri,
         retry_of=retry_of,
         retry_error_codes=retry_error_codes,
         max_error_rate=max_error_rate,

@@ -48,6 +48,7 @@ def sharded_batch_inference(
     engine_options: dict = {},
     output_format: str = "parquet",
     output_overwrite: bool = False,
+    reuse_uri: str = "",
     max_error_rate: float = 1.0,
     num_shards: str = "auto",
     shard_parallelism: int = 0,
@@ -93,6 +94,7 @@ def sharded_batch_inference(
         engine_options: Arguments of vLLM's engine; they win over the planned ones.
         output_format: parquet, jsonl or openai (batch output lines).
         output_overwrite: Whether a different result at output_uri may be replaced.
+        reuse_uri: Where runs share answers: those of the same requests are not generated again; empty shares none.
         max_error_rate: Share of rows that may stay without an answer; past it the run fails.
         num_shards: A number, or auto for as many as reach shard_target_hours.
         shard_parallelism: Most pods at a time; 0 gives every shard a pod of its own.
@@ -139,6 +141,7 @@ def sharded_batch_inference(
         engine_options=engine_options,
         output_format=output_format,
         output_overwrite=output_overwrite,
+        reuse_uri=reuse_uri,
         max_error_rate=max_error_rate,
         num_shards=num_shards,
         shard_parallelism=shard_parallelism,

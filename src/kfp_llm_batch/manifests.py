@@ -149,6 +149,11 @@ class PromptsManifest(Manifest):
             raise DataError(f"{origin} is not a prompts manifest: {error}") from error
 
 
+def reused_of(rows: int, completion_tokens: int) -> dict[str, int]:
+    """The field `reused` of a result's manifest."""
+    return {"rows": rows, "completion_tokens": completion_tokens}
+
+
 @dataclass(frozen=True, kw_only=True)
 class ResultManifest(Manifest):
     """What a finished result holds; a result exists when its manifest does."""
@@ -182,6 +187,10 @@ class ResultManifest(Manifest):
     """Rows without an answer, by what was wrong."""
     retry_of: dict[str, Any] = field(default_factory=dict)
     """Address of the earlier result, and how many rows were taken over from it."""
+    run_id: str = ""
+    """As the column `provenance` of later results names this run."""
+    reused: dict[str, int] = field(default_factory=lambda: reused_of(0, 0))
+    """Rows whose answers earlier runs have made, and the tokens of these answers."""
     timings_seconds: dict[str, float] = field(default_factory=dict)
 
     @classmethod

@@ -77,6 +77,15 @@ OUTPUTS = pa.list_(
     )
 )
 
+PROVENANCE = pa.struct(
+    [
+        pa.field("run_id", pa.string()),
+        pa.field("output_uri", pa.string()),
+        pa.field("generated_at", pa.string()),
+    ]
+)
+"""Of an answer that an earlier run has made: the run, where its result went, and when (UTC, ISO 8601)."""
+
 STATUSES = ("ok", "truncated", "invalid", "failed")
 FAULTY = ("invalid", "failed")
 """Statuses of the rows without an answer, which `errors/` repeats."""
@@ -94,8 +103,9 @@ COMPLETION_FIELDS = (
     pa.field("seed", pa.int64()),
     pa.field("error", pa.struct([pa.field("code", pa.string()), pa.field("message", pa.string())])),
     pa.field("warnings", pa.list_(pa.string())),
+    pa.field("provenance", PROVENANCE),
 )
-"""`warnings` holds WARNING_CODES, and is null if there are none."""
+"""`warnings` holds WARNING_CODES, and is null if there are none; `provenance` is null in a row of this run."""
 
 _OWN_COLUMNS = frozenset(field.name for field in (*PROMPT_FIELDS, *COMPLETION_FIELDS))
 
@@ -115,6 +125,15 @@ def check_source_columns(names: Iterable[str]) -> None:
             received=clashes,
             remedy="Rename them in the dataset; all source columns are carried into the result.",
         )
+
+
+def with_own_columns(table: pa.Table) -> pa.Table:
+    """Our columns alone; one that was not yet written when the table was is null."""
+    columns = [
+        table[field.name] if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
+        for field in COMPLETION_FIELDS
+    ]
+    return pa.Table.from_arrays(columns, schema=pa.schema(COMPLETION_FIELDS))
 
 
 def completions_schema(source_fields: Iterable[pa.Field]) -> pa.Schema:

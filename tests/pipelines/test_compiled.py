@@ -33,7 +33,7 @@ OUTSIDE_NAMES = {
         *("generation_stop", "generation_json_schema", "generation_options"),
         *("generation_context_policy", "generation_special_tokens"),
         *("engine_device", "engine_dtype", "engine_options"),
-        *("output_uri", "output_format", "output_overwrite", "checkpoint_uri"),
+        *("output_uri", "output_format", "output_overwrite", "checkpoint_uri", "reuse_uri"),
         *("retry_of", "retry_error_codes", "max_error_rate", "max_duration_seconds"),
         *("storage_secret_name", "storage_endpoint", "resources_cpu", "resources_memory", "runtime_image"),
         *("resources_node_selector", "resources_tolerations"),

@@ -27,8 +27,11 @@ def print_summary(uri: str) -> None:
     partial = f" of {manifest.rows_in:,}, partial: the time was over" if manifest.is_partial else ""
     print(f"rows:    {manifest.rows_out:,}{partial} ({counts or 'none'})")
     seconds = manifest.timings_seconds.get("generate", 0.0)
-    speed = f", {manifest.num_completion_tokens / seconds:,.0f} per second" if seconds else ""
-    print(f"tokens:  {manifest.num_prompt_tokens:,} in prompts, {manifest.num_completion_tokens:,} generated{speed}")
+    generated = manifest.num_completion_tokens - manifest.reused["completion_tokens"]
+    speed = f", {generated / seconds:,.0f} per second" if seconds else ""
+    print(f"tokens:  {manifest.num_prompt_tokens:,} in prompts, {generated:,} generated{speed}")
+    if rows := manifest.reused["rows"]:
+        print(f"reused:  {rows:,} rows, {manifest.reused['completion_tokens']:,} tokens, of earlier runs")
     print(f"result:  {uri}")
 
 

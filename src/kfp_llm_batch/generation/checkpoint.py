@@ -21,11 +21,12 @@ from kfp_llm_batch.errors import StorageError
 from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.manifests import StoredFile
-from kfp_llm_batch.schemas import COMPLETION_FIELDS
+from kfp_llm_batch.schemas import COMPLETION_FIELDS, with_own_columns
 from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, ObjectNotFoundError, ObjectStore, open_store
 
 _LOG = logging.getLogger("kfp_llm_batch")
 _COLUMNS = [column.name for column in COMPLETION_FIELDS]
+ROWS_PER_BATCH = 1000
 _PART_NAME = re.compile(r"part-[0-9a-f]{32}\.parquet")
 
 
@@ -47,15 +48,14 @@ class Checkpoint:
         return _part_names(open_store(self._address))
 
     def tables(self) -> Iterator[pa.Table]:
-        """Our columns of each part that is not damaged.
+        """Our columns of each part that is not damaged, a bounded number of rows at a time.
 
         Raises:
             InterruptedRunError: SIGTERM has come.
         """
         for name in _part_names(self._store):
             termination.check()
-            if (table := self.read(name)) is not None:
-                yield table
+            yield from self.read(name)
 
     def save(self, path: Path, part: StoredFile) -> None:
         """Store one part.
@@ -68,20 +68,22 @@ class Checkpoint:
         except StorageError as error:
             raise StorageError(f"{error} {part.rows:,} finished rows are not in the checkpoint") from error
 
-    def read(self, name: str) -> pa.Table | None:
-        """Our columns of one part; None if it is damaged, so that its rows are answered anew."""
+    def read(self, name: str) -> Iterator[pa.Table]:
+        """Our columns of one part; nothing if it is damaged, so that its rows are answered anew."""
         with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "part.parquet"
             try:
                 self._store.download(name, path)
             except ObjectNotFoundError:
-                return None  # another run has finished and cleaned up
+                return  # another run has finished and cleaned up
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             if name != _part_name(digest):
-                _LOG.warning("The part %s of the checkpoint is damaged; its rows are answered anew.", name)
-                return None
-            return pq.read_table(path, columns=_COLUMNS)
+                _LOG.warning("The part %s at %s is damaged; its rows are answered anew.", name, self.uri)
+                return
+            with pq.ParquetFile(path) as part:
+                for batch in part.iter_batches(ROWS_PER_BATCH, columns=_COLUMNS):
+                    yield with_own_columns(pa.Table.from_batches([batch]))
 
     def clear(self) -> None:
         """Remove all parts."""

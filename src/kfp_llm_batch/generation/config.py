@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ from kfp_llm_batch.engine.devices import DEVICES, check_build, installed_build
 from kfp_llm_batch.engine.process_environment import VARIABLES
 from kfp_llm_batch.engine.settings import ENGINES_OPTION
 from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.generation.provenance import Origin
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.results.formats import check_output_format
 from kfp_llm_batch.results.publishing import CHECKPOINT_FOLDER
@@ -57,6 +59,8 @@ class GenerationConfig:
     output_overwrite: bool = False
     checkpoint_uri: str | None = None
     """Where finished rows are kept while the run goes on; None keeps them beside the output."""
+    reuse_uri: str | None = None
+    """Where runs share their answers: those found are not generated again, those generated are added."""
     retry_of: str | None = None
     """Address of an earlier result, whose rows are taken over but for those of `retry_error_codes`."""
     retry_error_codes: tuple[str, ...] = ()
@@ -65,6 +69,8 @@ class GenerationConfig:
     """Most rows without an answer, as a share of all rows."""
     rows_of_all_shards: int | None = None
     """What `max_error_rate` is a share of, if the prompts are one shard of many; None takes the prompts' own rows."""
+    origin: Origin | None = None
+    """The run that the prompts are one shard of; None derives it from the work."""
     max_duration_seconds: int | None = None
     """From the start of the step; the result is partial then."""
     engine_cache: Path | None = None
@@ -110,10 +116,33 @@ class GenerationConfig:
             raise ConfigurationError(f"engine_options is not JSON: {error}") from error
 
     @property
+    def is_shard(self) -> bool:
+        """Whether the prompts are one shard of many."""
+        return self.rows_of_all_shards is not None
+
+    @property
     def effective_checkpoint_uri(self) -> str | None:
         """The given one, or the one beside the output; None without either."""
         beside = join_uri(self.output_uri, CHECKPOINT_FOLDER) if self.output_uri else None
         return self.checkpoint_uri or beside
+
+
+ANSWERING_FIELDS = (
+    "model_uri",
+    "model_revision",
+    "context_policy",
+    "special_tokens",
+    "engine_device",
+    "engine_dtype",
+    "engine_options",
+)
+"""What of a GenerationConfig decides on answers, beside its sampling parameters."""
+
+
+def generation_fields(config: GenerationConfig) -> dict[str, Any]:
+    """The part of `config` that every pod of a job has in common, as JSON."""
+    fields = {name: getattr(config, name) for name in ANSWERING_FIELDS}
+    return json.loads(json.dumps({**fields, "sampling": dataclasses.asdict(config.sampling)}))  # type: ignore[no-any-return]
 
 
 def _check_variable(name: str, value: object) -> None:

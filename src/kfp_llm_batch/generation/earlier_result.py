@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.generation.hashes import hash_texts
+from kfp_llm_batch.generation.provenance import Origin
 from kfp_llm_batch.results.publishing import fetch_result
-from kfp_llm_batch.schemas import COMPLETION_FIELDS, FAULTY
+from kfp_llm_batch.schemas import COMPLETION_FIELDS, FAULTY, with_own_columns
 
 _LOG = logging.getLogger("kfp_llm_batch")
 _COLUMNS = [column.name for column in COMPLETION_FIELDS]
@@ -92,13 +93,16 @@ class EarlierResult:
         return bytes(self._keys[place]).hex()
 
     def completions(self) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Number and columns of each row that was claimed."""
+        """Number and columns of each row that was claimed; a row says whose answer it is."""
+        run = Origin(run_id=self._manifest.run_id, output_uri=self.uri)
+        own = run.provenance(self._manifest.created_at)
         for table in self._tables(_COLUMNS):
             completions = table.to_pylist()
             places = np.searchsorted(self._hashes, hash_texts([entry["row_id"] for entry in completions]))
             for place, completion in zip(places.tolist(), completions, strict=True):
                 if not _labels(completion) & self._codes and (row := int(self._rows[place])) != _NOT_CLAIMED:
-                    yield row, completion
+                    made_by = None if completion["status"] in FAULTY else completion["provenance"] or own
+                    yield row, {**completion, "provenance": made_by}
         if missing := int(np.count_nonzero(self._rows == _NOT_CLAIMED)):
             _LOG.warning("%d rows of %s are not in today's dataset; they are left out.", missing, self.uri)
 
@@ -107,7 +111,8 @@ class EarlierResult:
         for part in self._manifest.parts:
             path = self._folder / part.path
             if self._manifest.output_format == "parquet":
-                yield pq.read_table(path, columns=schema.names)
+                with pq.ParquetFile(path) as file:
+                    yield with_own_columns(file.read(schema.names)).select(schema.names)
             else:
                 with path.open(encoding="utf-8") as lines:
                     yield pa.Table.from_pylist([json.loads(line) for line in lines], schema=schema)

@@ -20,13 +20,15 @@ from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.garbage import rare_garbage_collection
 from kfp_llm_batch.generation.chat_tokenizer import ChatTokenizer, EchoTokenizer, ModelTokenizer
 from kfp_llm_batch.generation.checkpoint import Checkpoint, RowIndex
-from kfp_llm_batch.generation.config import GenerationConfig
+from kfp_llm_batch.generation.config import GenerationConfig, generation_fields
 from kfp_llm_batch.generation.deadline import Deadline
 from kfp_llm_batch.generation.earlier_result import EarlierResult
 from kfp_llm_batch.generation.error_budget import ErrorBudget
 from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.generation.preparation import RowPreparer
 from kfp_llm_batch.generation.prompts import Prompts
+from kfp_llm_batch.generation.provenance import Origin
+from kfp_llm_batch.generation.reuse import share_answers, shared_answers
 from kfp_llm_batch.generation.run import GenerationRun
 from kfp_llm_batch.generation.survey import Survey
 from kfp_llm_batch.machine import Machine, read_machine
@@ -51,6 +53,9 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
     if config.output_uri:
         check_destination(config.output_uri)
     checkpoint = Checkpoint(config.effective_checkpoint_uri) if config.effective_checkpoint_uri else None
+    shared, origin = shared_answers(config), _origin(config, prompts)
+    # Of many shards, each would read them all: they were handed out when the dataset was split.
+    found = None if config.is_shard else shared
     model = resolve_model(config.model_uri, config.model_revision)
     machine, codes = read_machine(), config.retry_error_codes
     placement = _placement(config, prompts, model, machine)
@@ -73,15 +78,23 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
             deadline=deadline,
             termination=termination,
             earlier=EarlierResult(config.retry_of, Path(folder), codes) if config.retry_of else None,
+            origin=origin,
         )
-        index = RowIndex() if checkpoint and checkpoint.part_names() else None
+        index = RowIndex() if any(source.part_names() for source in (checkpoint, found) if source) else None
         survey = run.survey(index)
         if existing := _same_result(run, survey):
             return fetch_result(existing, result_folder)
-        run.take_over(survey, checkpoint, index)
+        run.take_over(survey, checkpoint, found, index)
         manifest = run.answer(survey)
+        if shared:
+            share_answers(shared, result_folder, manifest.parts, origin.provenance(manifest.created_at))
     manifest.save(result_folder)
     return manifest
+
+
+def _origin(config: GenerationConfig, prompts: Prompts) -> Origin:
+    work = {"dataset": prompts.manifest.fingerprint, "generation": generation_fields(config)}
+    return config.origin or Origin.of(config.output_uri, **work)
 
 
 def _placement(config: GenerationConfig, prompts: Prompts, model: Model, machine: Machine) -> Placement:

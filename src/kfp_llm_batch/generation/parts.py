@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from kfp_llm_batch.disk import new_file
 from kfp_llm_batch.generation.prompts import Prompts
-from kfp_llm_batch.manifests import Checksum, StoredFile
+from kfp_llm_batch.manifests import Checksum, StoredFile, reused_of
 from kfp_llm_batch.schemas import COMPLETION_FIELDS, FAULTY, STATUSES, completions_schema
 
 ROWS_PER_PART = 10_000
@@ -61,6 +61,8 @@ class PartWriter:
         self.errors: list[StoredFile] = []
         self.num_prompt_tokens = 0
         self.num_completion_tokens = 0
+        self.reused = reused_of(0, 0)
+        """Rows and tokens of answers that other runs have made."""
         self._first_row_at: float | None = None
         self._opened = 0.0
         self._keep_part: KeepPart | None = None
@@ -80,6 +82,9 @@ class PartWriter:
 
     def add(self, row: int, completion: dict[str, Any]) -> None:
         """Take one finished row: its number in the prompts and our columns."""
+        if completion.get("provenance"):
+            self.reused["rows"] += 1
+            self.reused["completion_tokens"] += completion["num_completion_tokens"]
         if not self._rows:
             self._opened = time.monotonic()
             self._first_row_at = self._first_row_at or self._opened

@@ -20,13 +20,16 @@ def metrics(manifest: ResultManifest) -> dict[str, float]:
     """Finite numbers by name; the Kubeflow UI refuses others."""
     statuses = {f"rows_{status}": count for status, count in manifest.rows_by_status.items()}
     seconds = manifest.timings_seconds.get("generate", 0.0)
+    reused_tokens = manifest.reused["completion_tokens"]
     values = {
         "rows": manifest.rows_out,
         "rows_left_out": manifest.rows_in - manifest.rows_out,
         **statuses,
         "prompt_tokens": manifest.num_prompt_tokens,
         "completion_tokens": manifest.num_completion_tokens,
-        "completion_tokens_per_second": manifest.num_completion_tokens / seconds if seconds else 0.0,
+        "rows_reused": manifest.reused["rows"],
+        "completion_tokens_reused": reused_tokens,
+        "completion_tokens_per_second": (manifest.num_completion_tokens - reused_tokens) / seconds if seconds else 0.0,
         **{f"{name}_seconds": value for name, value in manifest.timings_seconds.items()},
     }
     return {name: float(value) for name, value in values.items() if math.isfinite(value)}

@@ -32,6 +32,7 @@ from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.generation.preparation import RowPreparer
 from kfp_llm_batch.generation.progress import ProgressReport
 from kfp_llm_batch.generation.prompts import Prompts
+from kfp_llm_batch.generation.provenance import Origin
 from kfp_llm_batch.generation.survey import Survey, Surveyor, hashed_order
 from kfp_llm_batch.machine import Machine
 from kfp_llm_batch.manifests import ResultManifest
@@ -58,6 +59,7 @@ class GenerationRun:
     engine: EngineGroup
     """Started, and not loaded yet."""
     earlier: EarlierResult | None
+    origin: Origin
     seconds: dict[str, float] = field(default_factory=dict)
     """Spent in each phase."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -84,18 +86,21 @@ class GenerationRun:
         self._lap("prepare", started)
         return survey
 
-    def take_over(self, survey: Survey, checkpoint: Checkpoint | None, index: RowIndex | None) -> None:
-        """Write the rows that have their answer from an earlier result or from the checkpoint."""
+    def take_over(
+        self, survey: Survey, checkpoint: Checkpoint | None, shared: Checkpoint | None, index: RowIndex | None
+    ) -> None:
+        """Write the rows that have their answer from an earlier result, the checkpoint, or what runs share."""
         self.writer.show_rows(self.budget.count)
         if self.earlier:
             for row, completion in self.earlier.completions():
                 self.writer.add(row, completion)
             self.writer.flush()
             _LOG.info("%d rows are taken over from %s.", survey.done.count(1), self.earlier.uri)
-        if checkpoint and index:
-            before = survey.done.count(1)
-            restore(checkpoint, self.prompts, index, survey.done, self.writer)
-            _LOG.info("%d rows have their answer from the checkpoint.", survey.done.count(1) - before)
+        for source in (checkpoint, shared):
+            if source and index:
+                before = survey.done.count(1)
+                restore(source, self.prompts, index, survey.done, self.writer)
+                _LOG.info("%d rows have their answer from %s.", survey.done.count(1) - before, source.uri)
         if checkpoint:
             self.writer.keep_parts(checkpoint.save)
 
@@ -212,6 +217,8 @@ class GenerationRun:
             },
             machine=self.machine.as_dict(),
             retry_of={"uri": self.earlier.uri, "rows": self.earlier.rows} if self.earlier else {},
+            run_id=self.origin.run_id,
+            reused=writer.reused,
             timings_seconds=self.seconds,
         )
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from kfp_llm_batch.duplicates import DuplicateFinder
 from kfp_llm_batch.errors import ConfigurationError, ResultError
-from kfp_llm_batch.manifests import FILE_NAME, Checksum, ResultManifest, StoredFile
+from kfp_llm_batch.manifests import FILE_NAME, Checksum, ResultManifest, StoredFile, reused_of
 from kfp_llm_batch.results.facts import FactsBatch, UnreadablePartError, read_columns, read_facts
 from kfp_llm_batch.results.formats import OUTPUT_FORMATS
 from kfp_llm_batch.results.ownership import FOLDERS
@@ -93,6 +93,7 @@ class _Tally:
     keys: Checksum = field(default_factory=Checksum)
     faulty: Checksum = field(default_factory=Checksum)
     row_ids: DuplicateFinder = field(default_factory=DuplicateFinder)
+    reused: dict[str, int] = field(default_factory=lambda: reused_of(0, 0))
 
     def add(self, batch: FactsBatch) -> None:
         self.statuses.update(batch.statuses)
@@ -104,6 +105,8 @@ class _Tally:
         for row in batch.faulty:
             self.codes[(row.error or {}).get("code", "")] += 1
             self.faulty.add(row.row_id, row.request_key, row.status, json.dumps(row.error, sort_keys=True))
+        self.reused["rows"] += len(batch.reused)
+        self.reused["completion_tokens"] += sum(row.num_completion_tokens or 0 for row in batch.reused)
 
 
 class _Audit:
@@ -208,6 +211,7 @@ class _Audit:
             "errors_by_code": (manifest.errors_by_code, dict(parts.codes)),
             "num_prompt_tokens": (manifest.num_prompt_tokens, parts.num_prompt_tokens),
             "num_completion_tokens": (manifest.num_completion_tokens, parts.num_completion_tokens),
+            "reused": (manifest.reused, parts.reused),
             "keys_checksum": (manifest.keys_checksum, parts.keys.hexdigest()),
         }
         for name, (claimed, found) in claims.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from kfp_llm_batch.results.formats import AUDITED, BATCH_ROWS
+from kfp_llm_batch.results.formats import AUDITED, BATCH_ROWS, NOTES
 from kfp_llm_batch.schemas import COMPLETION_FIELDS, FAULTY, STATUSES, WARNING_CODES
 
 _OWN_COLUMNS = frozenset(field.name for field in COMPLETION_FIELDS)
@@ -34,6 +35,7 @@ class RowFacts(NamedTuple):
     completion: str | None
     error: dict[str, str] | None
     warnings: list[str] | None
+    provenance: dict[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +50,8 @@ class FactsBatch:
     num_completion_tokens: int
     faulty: list[RowFacts]
     """The rows without an answer."""
+    reused: list[RowFacts]
+    """The rows with an answer of an earlier run."""
 
 
 def read_facts(path: Path, output_format: str) -> Iterator[FactsBatch]:
@@ -74,7 +78,7 @@ def _checked(rows: Iterable[tuple[Any, ...]], first: int) -> FactsBatch:
     """
     batch = [RowFacts(*row) for row in rows]
     for number, row in enumerate(batch, start=first):
-        if problem := _problem(*row[:-1]) or _warnings_problem(row.warnings):
+        if problem := _problem(*row[:-2]) or _warnings_problem(row.warnings) or _provenance_problem(row):
             raise UnreadablePartError(f"row {number} (counted from 1) {problem}")
     return FactsBatch(
         row_ids=[row.row_id for row in batch],
@@ -83,6 +87,7 @@ def _checked(rows: Iterable[tuple[Any, ...]], first: int) -> FactsBatch:
         num_prompt_tokens=sum(row.num_prompt_tokens or 0 for row in batch),
         num_completion_tokens=sum(row.num_completion_tokens or 0 for row in batch),
         faulty=[row for row in batch if row.status in FAULTY],
+        reused=[row for row in batch if row.provenance],
     )
 
 
@@ -139,7 +144,7 @@ def _is_answered(batch: pa.RecordBatch) -> bool:
     """Whether all rows are plainly what answered rows are; the others are looked at one by one."""
     statuses = pc.unique(batch.column("status")).to_pylist()
     has_all = not any(batch.column(name).null_count for name in ("row_id", "request_key", "completion"))
-    has_more = any(batch.column(name).null_count < batch.num_rows for name in ("error", "warnings"))
+    has_more = any(batch.column(name).null_count < batch.num_rows for name in ("error", "warnings", "provenance"))
     return has_all and not has_more and all(status in STATUSES and status not in FAULTY for status in statuses)
 
 
@@ -151,6 +156,7 @@ def _answered_facts(batch: pa.RecordBatch) -> FactsBatch:
         num_prompt_tokens=pc.sum(batch.column("num_prompt_tokens")).as_py() or 0,
         num_completion_tokens=pc.sum(batch.column("num_completion_tokens")).as_py() or 0,
         faulty=[],
+        reused=[],
     )
 
 
@@ -191,7 +197,13 @@ def _unpack_openai(row: dict[str, Any]) -> tuple[Any, ...]:
     if (row["response"] is None) == (row["error"] is None):
         raise ValueError("it needs either a response or an error")
     message = row["response"] and row["response"]["body"]["choices"][0]["message"]
-    return (row["custom_id"], *facts, message and message["content"], row["error"], row["metadata"]["warnings"])
+    return (
+        row["custom_id"],
+        *facts,
+        message and message["content"],
+        row["error"],
+        *(row["metadata"][name] for name in NOTES),
+    )
 
 
 _UNPACK: Mapping[str, Callable[[dict[str, Any]], tuple[Any, ...]]] = {
@@ -220,6 +232,18 @@ def _problem(
 def _warnings_problem(warnings: object) -> str:
     is_known = isinstance(warnings, list) and warnings and all(code in WARNING_CODES for code in warnings)
     return "" if warnings is None or is_known else f"has the unknown warnings {warnings!r}"
+
+
+def _provenance_problem(row: RowFacts) -> str:
+    if row.provenance is None:
+        return ""
+    if row.status in FAULTY:
+        return f"says who answered it, and its status is {row.status}"
+    try:
+        is_known = bool(row.provenance["run_id"]) and dt.datetime.fromisoformat(row.provenance["generated_at"])
+    except (LookupError, TypeError, ValueError):
+        is_known = False
+    return "" if is_known else f"has a provenance that names no run and time: {row.provenance!r}"
 
 
 def _short(error: BaseException) -> str:

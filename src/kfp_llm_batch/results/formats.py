@@ -26,6 +26,8 @@ EXTENSIONS: Mapping[str, str] = {"parquet": "parquet", "jsonl": "jsonl", "openai
 OUTPUT_FORMATS = tuple(EXTENSIONS)
 AUDITED = ("request_key", "status", "num_prompt_tokens", "num_completion_tokens")
 """Columns that an OpenAI line carries as `metadata`, since OpenAI's own fields cannot hold them for a failed row."""
+NOTES = ("warnings", "provenance")
+"""Further columns among its `metadata`."""
 
 Row = dict[str, Any]
 
@@ -129,7 +131,7 @@ def _converter(manifest: ResultManifest) -> Callable[[Row], Row]:
             "custom_id": row["row_id"],
             "response": body and {"status_code": 200, "request_id": key, "body": body},
             "error": None if is_answered else row["error"] or {"code": row["status"], "message": None},
-            "metadata": {name: row[name] for name in (*AUDITED, "warnings")},
+            "metadata": {name: row[name] for name in (*AUDITED, *NOTES)},
         }
 
     return convert

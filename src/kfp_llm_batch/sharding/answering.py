@@ -45,7 +45,7 @@ def _answer(folder: JobFolder, job: Job, address: JobAddress, number: int, engin
     with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name:
         prompts, result = Path(name, "prompts"), Path(name, "result")
         fetch_prompts(folder, job, number, prompts)
-        config = job.generation_config(checkpoint_uri=checkpoint, engine_cache=engine_cache)
+        config = job.generation_config(checkpoint_uri=checkpoint, engine_cache=engine_cache, origin=address.origin)
         manifest = generate(config, prompts, result)
         store = open_store(address.output_uri, patience_seconds=LONG_PATIENCE_SECONDS)
         folder.save_manifest(number, upload_shard(result, manifest, store, number, job.output_format))

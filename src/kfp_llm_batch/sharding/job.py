@@ -23,6 +23,7 @@ from typing import Any, Self
 
 from kfp_llm_batch.errors import ConfigurationError, DataError
 from kfp_llm_batch.generation.config import GenerationConfig
+from kfp_llm_batch.generation.provenance import Origin
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore
@@ -68,13 +69,16 @@ class Job:
     longest_prompt_tokens: int
     """Estimated, as are those of the shards."""
     shards: tuple[Shard, ...]
+    reuse_uri: str | None = None
+    """Where its answers go as well when a shard is finished, for later runs."""
     schema_version: int = SCHEMA_VERSION
 
     @cached_property
     def id(self) -> str:
         """Of this very job: another dataset, another split or another setting is another id."""
-        # Whether another result may be replaced says nothing about the answers.
+        # Whether another result may be replaced says nothing about the answers, nor does who made them.
         content = {**dataclasses.asdict(self), "output_overwrite": None, "max_error_rate": None}
+        del content["reuse_uri"]
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
@@ -117,26 +121,9 @@ class Job:
             sampling=SamplingConfig(**{**sampling, "stop": tuple(sampling["stop"])}),
             max_error_rate=self.max_error_rate,
             rows_of_all_shards=self.rows,
+            reuse_uri=self.reuse_uri,
             **{**fields, **changes},
         )
-
-
-ANSWERING_FIELDS = (
-    "model_uri",
-    "model_revision",
-    "context_policy",
-    "special_tokens",
-    "engine_device",
-    "engine_dtype",
-    "engine_options",
-)
-"""What of a GenerationConfig a job carries, beside its sampling parameters."""
-
-
-def generation_fields(config: GenerationConfig) -> dict[str, Any]:
-    """The part of `config` that every shard has in common, as JSON."""
-    fields = {name: getattr(config, name) for name in ANSWERING_FIELDS}
-    return json.loads(json.dumps({**fields, "sampling": dataclasses.asdict(config.sampling)}))  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,6 +159,11 @@ class JobAddress:
         numbers = match["shards"]
         shards = None if numbers is None else tuple(map(int, numbers.split(",")))
         return cls(uri=match["job"], output_uri=match["output"], id=match["id"], shards=shards)
+
+    @property
+    def origin(self) -> Origin:
+        """The run as its answers name it."""
+        return Origin.of(self.output_uri, job=self.id)
 
     def with_shards(self, numbers: Sequence[int]) -> str:
         """The address of some shards, as text."""

@@ -137,6 +137,8 @@ def _sum(job: Job, manifests: Sequence[ResultManifest]) -> ResultManifest:
         engine=first.engine,
         versions=_versions(manifests),
         machine=first.machine,
+        run_id=first.run_id,
+        reused=_added(manifest.reused for manifest in manifests),
         timings_seconds=_added(manifest.timings_seconds for manifest in manifests),
     )
 

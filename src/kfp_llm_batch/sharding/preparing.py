@@ -9,14 +9,16 @@ from pathlib import Path
 
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
 from kfp_llm_batch.errors import ConfigurationError
-from kfp_llm_batch.generation.config import GenerationConfig
+from kfp_llm_batch.generation.config import GenerationConfig, generation_fields
 from kfp_llm_batch.generation.prompts import Prompts
+from kfp_llm_batch.generation.reuse import shared_answers
 from kfp_llm_batch.machine import read_machine
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.models.sizes import weight_bytes
 from kfp_llm_batch.results.publishing import check_destination, existing_result
-from kfp_llm_batch.sharding.dealing import BucketCounts
-from kfp_llm_batch.sharding.job import FILE_NAME, Job, JobAddress, Shard, generation_fields, prompts_key
+from kfp_llm_batch.sharding.dealing import BucketCounts, deal
+from kfp_llm_batch.sharding.job import FILE_NAME, Job, JobAddress, JobFolder, Shard, prompts_key
+from kfp_llm_batch.sharding.reusing import hand_out_answers
 from kfp_llm_batch.sharding.sizing import AUTO, ShardingConfig, estimated_seconds, parse_cpus
 from kfp_llm_batch.sharding.splitting import count_buckets, shard_file, write_shards
 from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, open_store
@@ -39,6 +41,7 @@ def prepare_job(
     """
     output_uri = generation.output_uri or ""
     check_destination(output_uri)
+    shared = shared_answers(generation)
     with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name:
         folder = Path(name)
         load_dataset(dataset, folder / "prompts")
@@ -48,7 +51,10 @@ def prepare_job(
         job = _job(prompts, generation, counts, shards)
         address = JobAddress.of(output_uri, job)
         if not _stands(job, existing_result(output_uri), output_uri):
-            _store(job, address, folder)
+            _store_prompts(job, address, folder)
+            if shared and not _is_handed_out(job, address):
+                hand_out_answers(shared, deal(counts, len(shards)), address.uri)
+            open_store(address.uri).write(FILE_NAME, job.to_json().encode())
     _log_balance(job)
     return address, job
 
@@ -112,6 +118,7 @@ def _job(prompts: Prompts, generation: GenerationConfig, counts: BucketCounts, s
         generation=generation_fields(generation),
         output_format=generation.output_format,
         output_overwrite=generation.output_overwrite,
+        reuse_uri=generation.reuse_uri,
         max_error_rate=generation.max_error_rate,
         longest_prompt_tokens=counts.longest,
         shards=tuple(shards),
@@ -126,13 +133,18 @@ def _stands(job: Job, result: ResultManifest | None, output_uri: str) -> bool:
     return False
 
 
-def _store(job: Job, address: JobAddress, folder: Path) -> None:
+def _store_prompts(job: Job, address: JobAddress, folder: Path) -> None:
     store = open_store(address.uri, patience_seconds=LONG_PATIENCE_SECONDS)
     stored = {entry.key: entry.size for entry in store.list("prompts/")}
     for number, shard in enumerate(job.shards):
         if stored.get(prompts_key(number)) != shard.bytes:
             store.upload(shard_file(folder, number), prompts_key(number))
-    store.write(FILE_NAME, job.to_json().encode())
+
+
+def _is_handed_out(job: Job, address: JobAddress) -> bool:
+    """Whether the same run has done it before: its job is written afterwards."""
+    stored = JobFolder(open_store(address.uri)).read_job()
+    return stored is not None and stored.reuse_uri == job.reuse_uri
 
 
 def _log_balance(job: Job) -> None:

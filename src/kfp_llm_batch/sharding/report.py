@@ -22,5 +22,6 @@ def shard_metrics(answered: Mapping[int, ResultManifest]) -> dict[str, float]:
         for name, value in metrics(manifest).items():
             total[name] = total.get(name, 0.0) + value
     if seconds := total.get("generate_seconds"):
-        total["completion_tokens_per_second"] = total["completion_tokens"] / seconds
+        generated = total["completion_tokens"] - total["completion_tokens_reused"]
+        total["completion_tokens_per_second"] = generated / seconds
     return total

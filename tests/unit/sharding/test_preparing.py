@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from kfp_llm_batch.errors import ConfigurationError, DataError
-from kfp_llm_batch.generation.config import GenerationConfig
+from kfp_llm_batch.generation.config import GenerationConfig, generation_fields
 from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.sharding.answering import fetch_prompts
-from kfp_llm_batch.sharding.job import Job, JobAddress, JobFolder, generation_fields
+from kfp_llm_batch.sharding.job import Job, JobAddress, JobFolder
 from kfp_llm_batch.sharding.sizing import MOST_AUTO_SHARDS, ShardingConfig, estimated_seconds, parse_cpus
 from kfp_llm_batch.storage.object_store import open_store
 
