@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+from kfp_llm_batch.evaluation.config import EvaluationConfig
+from kfp_llm_batch.evaluation.scoring import evaluate
+from tests.unit.evaluation.evaluated_runs import write_completions
+
 FOLDER = Path(__file__).parents[2] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 
@@ -48,28 +52,48 @@ def test_a_run_is_submitted_and_its_result_opened(server, make_result):
     assert [entry["display_name"] for entry in server.state.experiments.values()] == ["notebooks"]
 
 
-def test_a_schedule_is_made_and_two_of_its_runs_compared(server, make_result, tmp_path):
-    make_result("2026-11-23", answer="answer")
-    make_result("2026-11-24", answer="other answer")
+def test_an_evaluation_is_scheduled_and_two_of_its_runs_compared(server, tmp_path):
     server.state.next_states = ("SUCCEEDED",)
+    sources = [
+        {"id": f"q{number}", "question": f"How much is {number}?", "answer": str(number)} for number in range(20)
+    ]
+    right = [source["answer"] for source in sources]
 
     def some_nights(variables: dict[str, Any]) -> None:
-        for day in (23, 24):
+        for day, answers in ((23, right), (24, ["no idea", "none", *right[2:]])):
             moment = dt.datetime(2026, 11, day, 3, tzinfo=dt.UTC)
             server.state.fire(variables["nightly"].schedule_id, moment)
+            newest = next(variables["list_runs"](client=variables["client"]))
+            folder = write_completions(tmp_path / "runs" / newest.run_id, sources, answers)
+            config = EvaluationConfig(scorers=["numeric_match", "truncation"], target_column="answer")
+            evaluate(config, folder, folder / "evaluation")
 
-    parameters = {"OUTPUT_URI": f"{tmp_path}/[[ScheduledTime.2006-01-02]]"}
-    variables = execute("03_scheduled_runs.ipynb", parameters, before={"history = ": some_nights})
-    assert [run.name for run in variables["history"]] == ["nightly-20261124", "nightly-20261123"]
-    # Of the 25 rows, three failed in both results.
-    assert len(variables["changed"]) == 22
+    parameters = {"OUTPUT_URI": str(tmp_path / "runs")}
+    variables = execute("03_scheduled_evaluation.ipynb", parameters, before={"history = ": some_nights})
+    assert list(variables["nights"]["run"]) == ["nightly-20261124", "nightly-20261123"]
+    assert list(variables["nights"]["numeric_match"]) == ["90.0% (69.9% to 97.2%)", "100.0% (83.9% to 100.0%)"]
+    assert list(variables["turned"]["row_id"]) == ["q0", "q1"]
 
 
+@pytest.mark.vllm
 def test_a_first_run_on_this_machine(tmp_path):
-    parameters = {"FOLDER": str(tmp_path / "first"), "MODEL_URI": "echo://", "ROWS": 6}
+    parameters = {"FOLDER": str(tmp_path / "first"), "ROWS": 6}
     variables = execute("01_first_run.ipynb", parameters)
     assert list(variables["answers"]["status"]).count("invalid") == 1
     assert len(variables["answers"]) == 6
+
+
+def test_the_plan_for_a_machine_is_shown_and_overridden(tmp_path):
+    parameters = {
+        "FOLDER": str(tmp_path / "tuning"),
+        "MODEL_URI": "echo://",
+        "RESULTS": str(FOLDER.parent / "benchmarks/results"),
+    }
+    variables = execute("04_tune_for_cpu.ipynb", parameters)
+    assert variables["short_job"].loc["max_num_seqs", "reason"]
+    assert "enforce_eager" in variables["differing"].index
+    assert variables["used"].loc["max_num_seqs"].to_dict() == {"value": 16, "reason": "set by engine_options"}
+    assert variables["measured"].loc["ours_step", "tokens_per_second"] > 0
 
 
 def test_every_notebook_has_a_test():
