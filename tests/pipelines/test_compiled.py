@@ -15,6 +15,7 @@ import yaml
 
 from kfp_llm_batch import __version__
 from kfp_llm_batch.cli.compilation import compile_all
+from kfp_llm_batch.cli.pipeline_graphs import graph_svg
 
 COMPONENTS = {path.parent.name: path for path in Path(str(files("kfp_llm_batch.components"))).glob("*/component.yaml")}
 PIPELINES = {path.parent.name: path for path in Path(str(files("kfp_llm_batch.pipelines"))).glob("*/pipeline.yaml")}
@@ -301,3 +302,13 @@ def test_every_parameter_reaches_a_step(path):
 def test_no_secret_is_a_parameter(path):
     names = parameters(specification(path)["root"]).keys()
     assert not [name for name in names if re.search(r"password|token$|secret(?!_name)|access_key", name)]
+
+
+def test_the_picture_of_a_pipeline_has_each_step_once_and_no_arrow_that_others_imply():
+    name, svg = graph_svg(PIPELINES["evaluation"].read_text(encoding="utf-8"))
+    assert name == "evaluation"
+    steps = re.findall(r"<text[^>]*>([^<]+)</text>", svg)
+    assert sorted(steps) == sorted(set(steps))
+    assert {"load-dataset", "summarize-evaluation"} <= set(steps)
+    # A chain of eight steps, beside it one that two of them stand before and after.
+    assert svg.count("<path") == 9

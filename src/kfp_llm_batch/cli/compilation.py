@@ -11,6 +11,7 @@ from kfp import compiler
 import kfp_llm_batch.components
 import kfp_llm_batch.pipelines
 from kfp_llm_batch.cli.parameter_tables import with_forms, with_parameter_table
+from kfp_llm_batch.cli.pipeline_graphs import graph_svg
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.shipped import PIPELINE_FILE
 
@@ -40,7 +41,7 @@ def compile_all(output: Path | None, *, check: bool) -> None:
 
 
 def _generated(output: Path | None) -> Iterator[tuple[Path, str]]:
-    """Each file that is made from sources, with its text: compiled YAML, and the tables in READMEs and on one page."""
+    """Each file that is made from sources, with its text: compiled YAML, tables in READMEs and on one page, graphs."""
     pipelines = []
     for place, function in _sources().items():
         compiled = _compiled(function)
@@ -56,6 +57,8 @@ def _generated(output: Path | None) -> Iterator[tuple[Path, str]]:
     page = Path(kfp_llm_batch.pipelines.__path__[0]).parent / "docs" / "kubeflow-ui.md"
     if output is None and page.exists():
         yield page, with_forms(page.read_text(encoding="utf-8"), pipelines)
+        for name, svg in map(graph_svg, pipelines):
+            yield page.parent / "pictures" / f"{name}.svg", svg
 
 
 def _sources() -> dict[Path, object]:

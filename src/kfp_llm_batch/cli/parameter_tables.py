@@ -24,9 +24,6 @@ _TYPES = {
     "STRUCT": "object",
 }
 
-_FILLED_IN = "TASK_FINAL_STATUS"
-"""What Kubeflow gives to an exit step itself."""
-
 
 def with_parameter_table(readme: str, compiled: str) -> str:
     """The README with its table of parameters renewed; one without the marks stays as it is."""
@@ -38,8 +35,10 @@ def with_forms(page: str, pipelines: Iterable[str]) -> str:
     """The page with a section for each compiled pipeline: what it does, and its parameters in the form's order."""
     specifications = [next(yaml.safe_load_all(compiled)) for compiled in pipelines]
     sections = "\n\n".join(
-        f"### {entry['pipelineInfo']['name']}\n\n{entry['pipelineInfo'].get('description', '')}\n\n{_table(entry)}"
+        f"### {name}\n\n{entry['pipelineInfo'].get('description', '')}\n\n"
+        f"![Steps of {name}](pictures/{name}.svg)\n\n{_table(entry)}"
         for entry in specifications
+        for name in [entry["pipelineInfo"]["name"]]
     )
     return _FORMS.sub(lambda _: f"{_FORMS_BEGIN}\n{sections}\n{_FORMS_END}", page)
 
