@@ -20,7 +20,7 @@ def prompt_row(number: int) -> dict[str, object]:
 def write_folder(folder: Path, shards: list[list[int]], counted: int | None = None) -> Path:
     """Prompts in several files; each shard is the list of its batches' sizes."""
     folder.mkdir()
-    numbers = iter(range(10_000))
+    numbers = iter(range(100_000))
     files = []
     for index, sizes in enumerate(shards):
         name = f"shard-{index:05d}.arrow"
@@ -130,3 +130,22 @@ def test_a_folder_that_is_not_whole_is_refused(tmp_path, damage, message):
 def test_a_manifest_that_counts_other_rows_is_refused(tmp_path):
     with pytest.raises(DataError, match="counts 4 rows, their files hold 3"):
         Prompts(write_folder(tmp_path / "p", [[3]], counted=4))
+
+
+def mapped_mib() -> float:
+    """Pages of files that count as this process's memory."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssFile")]
+    return int(line.split()[1]) / 1024
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="there is no /proc")
+def test_mapped_prompts_do_not_count_as_memory(tmp_path):
+    batches = 1_000
+    folder = write_folder(tmp_path / "prompts", [[100] * batches])
+    before = mapped_mib()
+    prompts = Prompts(folder)
+    after_opening = mapped_mib()
+    for _, batch in prompts.batches():
+        assert batch.num_rows == 100
+    size = prompts.manifest.shards[0].bytes / 2**20
+    assert max(after_opening, mapped_mib()) - before < size / 2
