@@ -192,6 +192,8 @@ class ResultManifest(Manifest):
     reused: dict[str, int] = field(default_factory=lambda: reused_of(0, 0))
     """Rows whose answers earlier runs have made, and the tokens of these answers."""
     timings_seconds: dict[str, float] = field(default_factory=dict)
+    estimate: dict[str, Any] = field(default_factory=dict)
+    """What the run was expected to take, by generation/expectation.py, for comparison with what it took."""
 
     @classmethod
     def from_json(cls, text: str | bytes, origin: str) -> Self:

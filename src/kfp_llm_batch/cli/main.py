@@ -93,6 +93,32 @@ def run(
         print_summary(str(output_uri))
 
 
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def estimate(
+    context: typer.Context,
+    parameter: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="As run takes them.")
+    ] = None,
+    params: Annotated[Path | None, typer.Option(help="JSON or YAML file with parameters; others win.")] = None,
+    hours: Annotated[float, typer.Option(help="How long the pods should take, for the number of shards.")] = 1.0,
+    probe_seconds: Annotated[float, typer.Option(help="About how long the engine is measured.")] = 40.0,
+    output: Annotated[kubeflow.Output, typer.Option(help="For people or for programs.")] = kubeflow.Output.TEXT,
+) -> None:
+    """Say how long a job will take on a machine as this one, and what it costs; nothing is written but a cache.
+
+    Every parameter of batch_inference is an option as well, or is given as for run.
+
+    Example: kfp-llm-batch estimate --dataset-uri questions.jsonl --prompt-template '{{ question }}'
+    --generation-max-tokens 128 --hours 2
+    """
+    from kfp_llm_batch.cli.estimate import print_estimate, read_arguments
+    from kfp_llm_batch.estimation.estimating import EstimateConfig
+
+    arguments = read_arguments(context.args, parameter or [], params)
+    config = EstimateConfig(hours=hours, probe_seconds=probe_seconds)
+    print_estimate(arguments, config, as_json=output is kubeflow.Output.JSON)
+
+
 @app.command()
 def compile(
     check: Annotated[bool, typer.Option("--check", help="Change nothing; fail if a file would change.")] = False,

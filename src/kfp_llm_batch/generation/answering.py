@@ -38,7 +38,7 @@ def pending_answers(
         for row in window:
             if row.fault:
                 writer.add(row.row, invalid_completion(row))
-        yield from _in_engine_order(_without_duplicates(row for row in window if not row.fault))
+        yield from in_engine_order(without_duplicates(row for row in window if not row.fault))
 
 
 def _windows(rows: Iterable[PreparedRow], rows_per_window: int) -> Iterator[list[PreparedRow]]:
@@ -54,7 +54,8 @@ def _windows(rows: Iterable[PreparedRow], rows_per_window: int) -> Iterator[list
         yield window
 
 
-def _without_duplicates(rows: Iterable[PreparedRow]) -> list[PendingAnswer]:
+def without_duplicates(rows: Iterable[PreparedRow]) -> list[PendingAnswer]:
+    """Identical requests as one answer, for which all their rows wait."""
     answers: dict[str, PendingAnswer] = {}
     for row in rows:
         if row.request_key in answers:
@@ -64,7 +65,7 @@ def _without_duplicates(rows: Iterable[PreparedRow]) -> list[PendingAnswer]:
     return list(answers.values())
 
 
-def _in_engine_order(answers: list[PendingAnswer]) -> list[PendingAnswer]:
+def in_engine_order(answers: list[PendingAnswer]) -> list[PendingAnswer]:
     """Prompts with a common beginning one after the other, the largest such groups first; else the longest first.
 
     Long prompts first leave short ones for the end, when the batch empties.

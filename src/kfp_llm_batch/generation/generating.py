@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from kfp_llm_batch.engine import endpoint
@@ -58,12 +59,12 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
     found = None if config.is_shard else shared
     model = resolve_model(config.model_uri, config.model_revision)
     machine, codes = read_machine(), config.retry_error_codes
-    placement = _placement(config, prompts, model, machine)
+    placement = choose_placement(config, prompts, model, machine)
     with (
         rare_garbage_collection(),
         Termination() as termination,
         tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder,
-        _engines(config, model, placement, termination) as engine,
+        make_engines(config, model, placement, termination.check) as engine,
     ):
         run = GenerationRun(
             config=config,
@@ -72,7 +73,7 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
             machine=machine,
             placement=placement,
             engine=engine,
-            preparer=_preparer(config, model),
+            preparer=make_preparer(config, model),
             writer=PartWriter(result_folder, prompts),
             budget=_budget(config, prompts),
             deadline=deadline,
@@ -97,7 +98,7 @@ def _origin(config: GenerationConfig, prompts: Prompts) -> Origin:
     return config.origin or Origin.of(config.output_uri, **work)
 
 
-def _placement(config: GenerationConfig, prompts: Prompts, model: Model, machine: Machine) -> Placement:
+def choose_placement(config: GenerationConfig, prompts: Prompts, model: Model, machine: Machine) -> Placement:
     """Where the engines run, their caches being in place."""
     if model.engine == "echo" or endpoint.URL_OPTION in config.engine_options:
         one = Setting(value=1, reason="nothing is computed here")
@@ -110,11 +111,14 @@ def _placement(config: GenerationConfig, prompts: Prompts, model: Model, machine
     return place(machine, model.facts, requests, device, config.engine_options)
 
 
-def _engines(config: GenerationConfig, model: Model, placement: Placement, termination: Termination) -> EngineGroup:
+def make_engines(
+    config: GenerationConfig, model: Model, placement: Placement, check: Callable[[], None]
+) -> EngineGroup:
+    """One engine for each share, not started yet; an endpoint counts as one."""
     if endpoint.URL_OPTION in config.engine_options:
-        return EngineGroup(endpoint.KIND, [{}], termination.check)
+        return EngineGroup(endpoint.KIND, [{}], check)
     environments = [engine_environment(share, placement.device, config.engine_options) for share in placement.shares]
-    return EngineGroup(model.engine, environments, termination.check)
+    return EngineGroup(model.engine, environments, check)
 
 
 def _budget(config: GenerationConfig, prompts: Prompts) -> ErrorBudget:
@@ -123,7 +127,8 @@ def _budget(config: GenerationConfig, prompts: Prompts) -> ErrorBudget:
     return ErrorBudget(config.max_error_rate, config.rows_of_all_shards, is_shard=True)
 
 
-def _preparer(config: GenerationConfig, model: Model) -> RowPreparer:
+def make_preparer(config: GenerationConfig, model: Model) -> RowPreparer:
+    """What turns rows into requests, with the model's tokenizer."""
     tokenizer: ChatTokenizer = EchoTokenizer()
     if model.engine != "echo":
         tokenizer = ModelTokenizer(model.folder, config.special_tokens)

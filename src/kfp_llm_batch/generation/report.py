@@ -12,6 +12,8 @@ from kfp_llm_batch.manifests import ResultManifest
 
 SAMPLE_ROWS = 5
 SAMPLE_CHARACTERS = 600
+PHASES = ("prepare", "load", "generate")
+"""Of a run, one after the other."""
 
 _MARKDOWN_OR_HTML = re.compile(r"[^\w\s.,;?'%/$=-]", re.ASCII)
 
@@ -45,6 +47,8 @@ def markdown_report(manifest: ResultManifest, folder: Path) -> str:
     if manifest.is_partial:
         sections.append(f"**Partial: {manifest.rows_out:,} of {manifest.rows_in:,} rows; the time was over.**")
     sections.append(f"| metric | value |\n|---|---|\n{counts}")
+    if comparison := estimate_table(manifest):
+        sections.append(f"## Estimate and truth\n\n{comparison}")
     if codes:
         sections.append(f"## Rows without an answer\n\n| code | rows |\n|---|---|\n{codes}")
     if answers:
@@ -54,10 +58,34 @@ def markdown_report(manifest: ResultManifest, folder: Path) -> str:
     return "\n\n".join(sections) + "\n"
 
 
+def estimate_table(manifest: ResultManifest) -> str:
+    """What was expected of the run beside what it was; empty if nothing was, or if the run is partial."""
+    seconds, estimate = manifest.timings_seconds, manifest.estimate
+    truths = {
+        "prompt_tokens": float(manifest.num_prompt_tokens),
+        "completion_tokens": float(manifest.num_completion_tokens),
+        "generate_seconds": seconds.get("generate", 0.0),
+        "seconds": sum(seconds.get(phase, 0.0) for phase in PHASES),
+    }
+    shown = {name: truth for name, truth in truths.items() if isinstance(estimate.get(name), dict)}
+    if not shown or manifest.is_partial:
+        return ""
+    rows = "\n".join(_estimate_line(name, estimate[name], truth) for name, truth in shown.items())
+    basis = escape(str(estimate.get("basis")))
+    return f"By {basis}.\n\n| | expected | interval | truth | truth / expected |\n|---|---|---|---|---|\n{rows}"
+
+
 def escape(text: str) -> str:
     """Text as character references wherever Markdown or HTML could see syntax; line ends become spaces."""
     shortened = text if len(text) <= SAMPLE_CHARACTERS else text[:SAMPLE_CHARACTERS] + " ..."
     return _MARKDOWN_OR_HTML.sub(lambda match: f"&#{ord(match[0])};", " ".join(shortened.split())).replace("_", "&#95;")
+
+
+def _estimate_line(name: str, value: dict[str, float], truth: float) -> str:
+    expected, low, high = value["expected"], value.get("low"), value.get("high")
+    interval = "" if low is None or high is None else f"{low:,.1f} to {high:,.1f}"
+    ratio = f"{truth / expected:.2f}" if expected else ""
+    return f"| {name} | {expected:,.1f} | {interval} | {truth:,.1f} | {ratio} |"
 
 
 def _first_rows(folder: Path, names: list[str]) -> list[dict[str, object]]:

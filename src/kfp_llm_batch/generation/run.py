@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
+from typing import Any
 
 from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.decisions import EngineSettings
@@ -28,6 +29,7 @@ from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.deadline import Deadline
 from kfp_llm_batch.generation.earlier_result import EarlierResult
 from kfp_llm_batch.generation.error_budget import ErrorBudget
+from kfp_llm_batch.generation.expectation import expected
 from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.generation.preparation import RowPreparer
 from kfp_llm_batch.generation.progress import ProgressReport
@@ -63,6 +65,8 @@ class GenerationRun:
     seconds: dict[str, float] = field(default_factory=dict)
     """Spent in each phase."""
     versions: dict[str, str] = field(default_factory=dict)
+    estimate: dict[str, Any] = field(default_factory=dict)
+    """What was expected of this run, filled in before the model loads."""
 
     def survey(self, index: RowIndex | None) -> Survey:
         """First pass: render, tokenize and check every row; keep counts, and the keys if there is an index."""
@@ -109,6 +113,7 @@ class GenerationRun:
         dtype = choose_dtype(self.config.engine_dtype, self.model.facts)
         options = self.config.engine_options
         settings = plan_job(self.placement, self.model, survey.job(), dtype, options)
+        self._expect(survey)
         with _keeping_finished_rows(self.writer):
             answers = self._pending_answers(survey)
             if rows := survey.rows - survey.faults - survey.done.count(1):
@@ -120,6 +125,14 @@ class GenerationRun:
                 self.deadline.check_before_first_answer()
             self.budget.check_finished(self.writer.keys.count)
         return self._manifest(survey, settings)
+
+    def _expect(self, survey: Survey) -> None:
+        """Note what the whole job should take; a run that takes answers over has less to do than was estimated."""
+        if survey.done.count(1):
+            return
+        self.estimate.update(expected(self.config, self.prompts.manifest, self.model, self.placement, survey.job()))
+        if seconds := self.estimate.get("generate_seconds"):
+            _LOG.info("About %.0f s are expected, by %s.", seconds["expected"], self.estimate["basis"])
 
     def _pending_answers(self, survey: Survey) -> Iterator[PendingAnswer]:
         if not self.deadline.is_set:
@@ -220,6 +233,7 @@ class GenerationRun:
             run_id=self.origin.run_id,
             reused=writer.reused,
             timings_seconds=self.seconds,
+            estimate=self.estimate,
         )
 
 

@@ -1,0 +1,245 @@
+"""A job's time and cost before it is run: its rows, a sample of them, a probe of the engine, and what follows."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
+from kfp_llm_batch.engine import endpoint
+from kfp_llm_batch.engine.compiling import COLD_SECONDS, saved_share
+from kfp_llm_batch.engine.decisions import EngineSettings
+from kfp_llm_batch.engine.kv_cache import kv_bytes_per_token
+from kfp_llm_batch.engine.messages import EngineSpecification
+from kfp_llm_batch.engine.planning import compile_record, plan_job
+from kfp_llm_batch.engine.settings import choose_dtype
+from kfp_llm_batch.engine.shares import Placement
+from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.estimation.forecast import RUN_SPREAD, Forecast, Interval, Work, forecast, fresh_tokens, interval
+from kfp_llm_batch.estimation.probe import Findings, Probe
+from kfp_llm_batch.estimation.sample import Sample, draw_sample
+from kfp_llm_batch.estimation.speed import Round, fit
+from kfp_llm_batch.generation import expectation
+from kfp_llm_batch.generation.config import GenerationConfig
+from kfp_llm_batch.generation.generating import choose_placement, make_engines, make_preparer
+from kfp_llm_batch.generation.prompts import Prompts
+from kfp_llm_batch.machine import Machine, read_machine
+from kfp_llm_batch.models.resolving import Model, resolve_model
+from kfp_llm_batch.sharding.sizing import AUTO, ShardingConfig
+
+_LOG = logging.getLogger("kfp_llm_batch")
+
+_SEED = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class EstimateConfig:
+    """What is asked for; checks itself."""
+
+    hours: float = 1.0
+    """How long the pods should take, for the number of shards."""
+    probe_seconds: float = 40.0
+    """About how long the engine is measured."""
+
+    def __post_init__(self) -> None:
+        for name in ("hours", "probe_seconds"):
+            if not getattr(self, name) > 0:
+                raise ConfigurationError(f"{name} is no positive number", received=getattr(self, name))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What a job will take, on a machine as this one."""
+
+    rows: int
+    rows_sampled: int
+    rows_invalid: float
+    """About how many rows cannot be answered."""
+    prompt_tokens: Interval
+    computed_prompt_tokens: float
+    """About; the others are found in the cache of common beginnings."""
+    completion_tokens: Interval
+    are_answers_cut: bool
+    """Whether the probe had no time for whole answers: those it cut are counted as long as they may be."""
+    prompt_tokens_per_second: float
+    """Of all engines; prompts alone."""
+    new_tokens_per_second: float
+    """Of all engines, with as many requests at a time as the job has."""
+    requests_at_a_time: int
+    start_seconds: float
+    """Until the engine is ready, the first pass over the rows included."""
+    generate_seconds: Interval
+    seconds: Interval
+    """Of the whole step."""
+    cpu_hours: Interval
+    num_shards: int
+    """Recommended; as many pods as this one."""
+    probe_seconds: float
+    rounds: Sequence[Round]
+    """What the probe measured."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON, for programs and for the manifest of the result."""
+        return {"basis": expectation.PROBE, **dataclasses.asdict(self)}
+
+
+def estimate(dataset: DatasetConfig, generation: GenerationConfig, config: EstimateConfig) -> Estimate:
+    """Load the dataset, tokenize a sample, probe the engine; the run of this job will find the estimate.
+
+    Raises:
+        BatchError: See errors.py; what is wrong with the dataset is found before a model loads.
+    """
+    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name:
+        load_dataset(dataset, Path(name))
+        prompts = Prompts(Path(name))
+        if not prompts.manifest.rows:
+            raise ConfigurationError("The dataset has no rows: there is nothing to estimate", received=dataset.uri)
+        model, machine = resolve_model(generation.model_uri, generation.model_revision), read_machine()
+        placement = choose_placement(generation, prompts, model, machine)
+        begun = time.monotonic()
+        with make_engines(generation, model, placement, lambda: None) as engine:
+            sample = draw_sample(prompts, make_preparer(generation, model))
+            job = _Job(generation=generation, model=model, placement=placement, sample=sample)
+            engine.load(job.specification())
+            started = time.monotonic() - begun
+            found = Probe(
+                engine=engine,
+                answers=sample.answers,
+                requests=job.work.requests,
+                slots=job.work.slots,
+                seconds=config.probe_seconds,
+            ).run()
+            engine.kill()
+        made = _combine(job, started, found, config, machine)
+        path = expectation.estimate_path(generation, prompts.manifest, model, placement.shares[0])
+        expectation.keep(made.as_dict(), path)
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    generation: GenerationConfig
+    model: Model
+    placement: Placement
+    sample: Sample
+
+    @property
+    def settings(self) -> EngineSettings:
+        """As the run of the whole job will have them."""
+        return self._plan({})
+
+    @property
+    def must_compile(self) -> bool:
+        """Whether the run will compile the model, which the probe does not wait for."""
+        return self._is_compiled_run(self.settings) and not self._is_known(self.settings)
+
+    @property
+    def probe_settings(self) -> EngineSettings:
+        return self._plan({"enforce_eager": True}) if self.must_compile else self.settings
+
+    @property
+    def work(self) -> Work:
+        requests = sum(answer.samples for answer in self.sample.answers)
+        return Work(
+            requests=round(requests * self.sample.scale),
+            engines=len(self.placement.shares),
+            slots=self._slots(),
+            saved_share=saved_share(self.placement.shares[0]) if self.must_compile else 0.0,
+        )
+
+    def specification(self) -> EngineSpecification:
+        settings = self.probe_settings
+        is_compiled = self._is_compiled_run(settings) and self._is_known(settings)
+        return EngineSpecification(
+            model_path=str(self.model.folder), arguments=settings.argument_values(), is_compiled=is_compiled
+        )
+
+    def _plan(self, more: dict[str, Any]) -> EngineSettings:
+        dtype = choose_dtype(self.generation.engine_dtype, self.model.facts)
+        options = {**self.generation.engine_options, **more}
+        return plan_job(self.placement, self.model, self.sample.job, dtype, options)
+
+    def _is_compiled_run(self, settings: EngineSettings) -> bool:
+        return self.model.engine == "vllm" and not settings.argument_values().get("enforce_eager", True)
+
+    def _is_known(self, settings: EngineSettings) -> bool:
+        return compile_record(read_machine(), self.model).holds(settings.argument_values())
+
+    def _slots(self) -> int:
+        """Requests that an engine runs at a time: as many as it may, and as its cache holds."""
+        settings, facts = self.settings, self.sample.facts
+        slots = max(1, settings.max_in_flight // 2)
+        cache = settings.argument_values().get("kv_cache_memory_bytes")
+        if cache is None or self.model.engine == "echo" or endpoint.URL_OPTION in self.generation.engine_options:
+            return slots
+        dtype = choose_dtype(self.generation.engine_dtype, self.model.facts)
+        request = (facts.mean_prompt_tokens + facts.max_tokens) * kv_bytes_per_token(self.model.facts, dtype.value)
+        return max(1, min(slots, int(cache / request)))
+
+
+def _combine(job: _Job, started: float, found: Findings, config: EstimateConfig, machine: Machine) -> Estimate:
+    work, sample = job.work, job.sample
+    generation = forecast(work, sample, found)
+    start = started + sample.seconds * (sample.scale - 1) + (COLD_SECONDS if job.must_compile else 0.0)
+    seconds = interval(generation.draws + start * _spread(len(generation.draws)))
+    fresh, speed = fresh_tokens(sample), fit(found.rounds)
+    at_a_time = min(work.slots, -(-work.requests // work.engines))
+    return Estimate(
+        rows=sample.all_rows,
+        rows_sampled=sample.rows,
+        rows_invalid=sample.faults * sample.scale,
+        prompt_tokens=_prompt_tokens(sample),
+        computed_prompt_tokens=round(float(fresh.mean()) * work.requests),
+        completion_tokens=generation.completion_tokens,
+        are_answers_cut=found.is_cut,
+        prompt_tokens_per_second=_rate(work.engines, speed.prompt_token),
+        new_tokens_per_second=_rate(work.engines * at_a_time, speed.seconds(1, 0, at_a_time)),
+        requests_at_a_time=at_a_time * work.engines,
+        start_seconds=start,
+        generate_seconds=generation.seconds,
+        seconds=seconds,
+        cpu_hours=_scaled(seconds, machine.usable_cpus / 3600),
+        num_shards=_shards(sample, generation, start, config, machine),
+        probe_seconds=found.seconds,
+        rounds=found.rounds,
+    )
+
+
+def _spread(draws: int) -> Any:
+    return np.exp(np.random.default_rng(_SEED).normal(0, RUN_SPREAD, draws))
+
+
+def _prompt_tokens(sample: Sample) -> Interval:
+    """Of all requests that are computed, common beginnings counted each time."""
+    lengths = np.array([len(answer.rows[0].token_ids) for answer in sample.answers for _ in range(answer.samples)])
+    total = float(lengths.sum()) * sample.scale
+    error = 0.0 if sample.is_whole else 1.645 * float(lengths.std()) / len(lengths) ** 0.5 / float(lengths.mean())
+    return Interval(expected=total, low=total * (1 - error), high=total * (1 + error))
+
+
+def _scaled(value: Interval, factor: float) -> Interval:
+    return Interval(expected=value.expected * factor, low=value.low * factor, high=value.high * factor)
+
+
+def _rate(count: float, seconds: float) -> float:
+    return count / seconds if seconds else 0.0
+
+
+def _shards(sample: Sample, generation: Forecast, start: float, config: EstimateConfig, machine: Machine) -> int:
+    """Enough that each pod, which has its own start, is done in the wanted hours."""
+    hours = config.hours - start / 3600
+    if hours <= 0:
+        raise ConfigurationError(
+            f"Each pod takes {start:.0f} s to start, so that no number of them is done in time",
+            received=f"{config.hours} hours",
+        )
+    sharding = ShardingConfig(num_shards=AUTO, target_hours=hours, pod_cpus=str(machine.usable_cpus))
+    return sharding.shards(sample.all_rows, generation.seconds.high)

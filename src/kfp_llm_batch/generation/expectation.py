@@ -1,0 +1,90 @@
+"""How long a run is expected to take, to be shown beside how long it took.
+
+An estimate of this very job, made on this machine by `kfp-llm-batch estimate`, is found again in the cache folder.
+Without one the plan's arithmetic has to do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from kfp_llm_batch.disk import new_file
+from kfp_llm_batch.engine import endpoint
+from kfp_llm_batch.engine.compiling import eager_seconds
+from kfp_llm_batch.engine.decisions import JobFacts
+from kfp_llm_batch.engine.shares import Placement
+from kfp_llm_batch.generation.config import GenerationConfig
+from kfp_llm_batch.machine import Machine
+from kfp_llm_batch.manifests import PromptsManifest
+from kfp_llm_batch.models.resolving import Model
+
+_LOG = logging.getLogger("kfp_llm_batch")
+
+PROBE, ARITHMETIC = "probe", "arithmetic"
+"""What an expectation is based on."""
+
+
+def expected(
+    config: GenerationConfig, prompts: PromptsManifest, model: Model, placement: Placement, job: JobFacts
+) -> dict[str, Any]:
+    """The estimate of this job, as the manifest of its result keeps it; empty where nothing can be known.
+
+    Args:
+        config: What is generated.
+        prompts: For which rows.
+        model: By which model.
+        placement: Where the engines run.
+        job: All of its requests.
+    """
+    path = estimate_path(config, prompts, model, placement.shares[0])
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return _by_arithmetic(config, model, placement, job)
+    except (OSError, ValueError) as error:
+        _LOG.warning("The estimate %s cannot be read: %s", path, error)
+        return _by_arithmetic(config, model, placement, job)
+
+
+def keep(estimate: Mapping[str, Any], path: Path) -> None:
+    """Remember an estimate for the run of its job.
+
+    Raises:
+        StorageError: The cache folder cannot be written.
+    """
+    with new_file(path) as file:
+        file.write_text(json.dumps(estimate, indent=2) + "\n", encoding="utf-8")
+
+
+def estimate_path(config: GenerationConfig, prompts: PromptsManifest, model: Model, machine: Machine) -> Path:
+    """Where the estimate of a job is kept: apart for everything that its time depends on."""
+    job = [
+        prompts.fingerprint,
+        prompts.rows,
+        model.digest,
+        dataclasses.asdict(config.sampling),
+        config.context_policy,
+        config.engine_dtype,
+        dict(config.engine_options),
+    ]
+    digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
+    return Path(machine.engine_cache) / "estimates" / f"{digest[:32]}.json"
+
+
+def _by_arithmetic(config: GenerationConfig, model: Model, placement: Placement, job: JobFacts) -> dict[str, Any]:
+    """Two operations for each parameter and token, answers as long as they may be."""
+    if model.engine == "echo" or endpoint.URL_OPTION in config.engine_options or not job.requests:
+        return {}
+    flops = job.tokens * model.facts.weight_bytes / len(placement.shares)
+    return {
+        "basis": ARITHMETIC,
+        "generate_seconds": {"expected": round(eager_seconds(placement.shares[0], flops), 1)},
+        "prompt_tokens": {"expected": round(job.requests * job.mean_prompt_tokens)},
+        "completion_tokens": {"expected": job.requests * job.max_tokens},
+    }
