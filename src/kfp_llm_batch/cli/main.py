@@ -101,7 +101,7 @@ def estimate(
     ] = None,
     params: Annotated[Path | None, typer.Option(help="JSON or YAML file with parameters; others win.")] = None,
     hours: Annotated[float, typer.Option(help="How long the pods should take, for the number of shards.")] = 1.0,
-    probe_seconds: Annotated[float, typer.Option(help="About how long the engine is measured.")] = 40.0,
+    probe_seconds: Annotated[float, typer.Option(help="To measure the engine, up to twice as long.")] = 30.0,
     output: Annotated[kubeflow.Output, typer.Option(help="For people or for programs.")] = kubeflow.Output.TEXT,
 ) -> None:
     """Say how long a job will take on a machine as this one, and what it costs; nothing is written but a cache.

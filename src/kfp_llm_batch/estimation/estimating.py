@@ -46,8 +46,8 @@ class EstimateConfig:
 
     hours: float = 1.0
     """How long the pods should take, for the number of shards."""
-    probe_seconds: float = 40.0
-    """About how long the engine is measured."""
+    probe_seconds: float = 30.0
+    """For the rounds of the probe, which take up to twice as long where answers are long."""
 
     def __post_init__(self) -> None:
         for name in ("hours", "probe_seconds"):
