@@ -144,6 +144,7 @@ def test_the_error_budget_is_that_of_all_shards(make_job):
 
 
 def test_parts_are_joined_and_faulty_rows_kept_apart(make_job, monkeypatch):
+    monkeypatch.setattr("kfp_llm_batch.generation.parts.ROWS_PER_PART", 1_000)
     table = [*rows(2_500), {"id": "bad", "question": " "}]
     address, _ = make_job(table, 1)
     in_process(address, 0)
