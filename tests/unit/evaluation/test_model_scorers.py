@@ -29,7 +29,8 @@ def judged(tmp_path, options, answers, targets):
 
 def test_a_preference_is_asked_in_both_orders(tmp_path):
     draw = random.Random(3)
-    answers, targets = ([("x" * draw.randint(1, 9)) for _ in range(200)] for _ in range(2))
+    answers, targets = ([text.strip() for text in texts] for texts in zip(*text_pairs(220), strict=True))
+    answers, targets = [("x" * draw.randint(1, 9)) for _ in range(50)] + answers, ["xxxx"] * 50 + targets
     run = judged(tmp_path, {**COMPARING, "prompt": PREFERS_LONGER}, answers, targets)
     expected = [
         1.0 if len(answer) > len(target) else 0.0 if len(answer) < len(target) else 0.5
@@ -60,6 +61,14 @@ def test_a_grade_is_a_share_and_what_cannot_be_read_is_not_scored(tmp_path):
     odd = judged(tmp_path / "odd", {**GRADING, "prompt": "{{ answer }}"}, verdicts, ["t"] * 7)
     assert np.isnan(odd.table.values("judge_grade")).tolist() == [True] * 6 + [False]
     assert odd.manifest.metrics[0]["n_scored"] == 1
+
+
+def test_grades_of_many_answers(tmp_path):
+    answers = [text.strip() for pair in text_pairs(110) for text in pair]
+    run = judged(tmp_path, {**GRADING, "prompt": GRADES_BY_LENGTH, "grades": 40}, answers, ["t"] * len(answers))
+    expected = [(min(len(answer) + 1, 40) - 1) / 39 for answer in answers]
+    assert len(answers) >= 200
+    assert run.table.values("judge_grade").tolist() == pytest.approx(expected)
 
 
 def test_a_judge_that_is_told_wrongly_is_refused():

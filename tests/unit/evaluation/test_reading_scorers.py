@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+import regex
 from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support
 
 from kfp_llm_batch.errors import ConfigurationError, DataError
@@ -55,6 +56,16 @@ def test_the_last_number_of_known_texts():
     for text, number in cases:
         assert value("numeric_match", text, str(number)) == 1, text
         assert value("numeric_match", text, str(number + 1)) == 0, text
+
+
+def test_targets_are_read_as_answers_are():
+    """`1,234.50` is the target `$1234.5`, whichever of both says it how."""
+    cases = list(itertools.islice(zip(number_cases(), reversed(list(number_cases())), strict=True), 260))
+    for (answer, number), (target, expected) in cases:
+        assert value("numeric_match", answer, target) == float(number == expected), (answer, target)
+        assert value("numeric_match", answer, f"{number:,.2f}") == 1, answer
+        assert value("numeric_match", answer, f"So {target}\n#### ${number:,}%") == 1, answer
+    assert sum(number == expected for (_, number), (_, expected) in cases) >= 5
 
 
 def gsm8k_official(text):
@@ -149,9 +160,8 @@ def test_a_target_without_a_number_is_not_scored():
     assert scorer("numeric_match").score(make_row("18")) is None
 
 
-def choice_cases(count=240):
+def choice_cases():
     """Answers that name a letter in a known way, with the letter."""
-    draw = random.Random(3)
     patterns = (
         "{}",
         "({})",
@@ -166,13 +176,15 @@ def choice_cases(count=240):
         "Let me think.\nA is wrong.\nSo the final answer is \\boxed{{{}}}",
         "My choice would be {}",
     )
-    for index in range(count):
-        letter = draw.choice("ABCD")
-        yield patterns[index % len(patterns)].format(letter), letter
+    befores = ("", "\u00dcberlegen wir: 1,234.50 < $2,000. ", "50% of a pie\n\n", "\u6211\u60f3\uff1a")
+    for pattern, letter, before, after in itertools.product(patterns, "ABCD", befores, ("", "\n", " \U0001f600")):
+        # A letter at the beginning counts at the beginning alone.
+        is_leading = pattern.startswith(("{}", "({})"))
+        yield ("" if is_leading else before) + pattern.format(letter) + after, letter
 
 
 def test_the_chosen_letter_of_known_answers():
-    cases = list(choice_cases())
+    cases = sorted(set(choice_cases()))
     assert len(cases) >= 200
     for answer, letter in cases:
         found = score("multiple_choice", make_row(answer, target=letter))
@@ -223,12 +235,11 @@ def test_patterns(options, answer, target, right, extracted):
 
 
 def test_patterns_agree_with_the_search_of_another_module():
-    regex = pytest.importorskip("regex")
     pattern = r"(\w+)\s+(?:cat|dog|sky)"
-    for text in [
-        *ODD_TEXTS,
-        *(f"{a} {b} blue sky {c} dog" for a, b, c in itertools.product("ab\u00fc\u4f60", repeat=3)),
-    ] * 3:
+    letters = "abcC\u00fc\u4f60"
+    texts = {*ODD_TEXTS, *(f"{a} {b} blue sky {c} dog" for a, b, c in itertools.product(letters, repeat=3))}
+    assert len(texts) >= 200
+    for text in texts:
         found = regex.findall(pattern, text.strip())
         expected = float(bool(found) and found[-1].casefold() == "c")
         assert value("regex_match", text, "C", pattern=pattern) == expected

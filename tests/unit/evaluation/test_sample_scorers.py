@@ -1,13 +1,16 @@
 """Scorers of several samples, scorers without a target, and what is done to every answer before."""
 
+import dataclasses
 import itertools
 import random
 from statistics import fmean
 
 import pytest
 
+from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.evaluation.reasoning import without_reasoning
 from kfp_llm_batch.evaluation.scorers.language import language_of
+from kfp_llm_batch.evaluation.scorers.protocol import Answer
 from tests.unit.evaluation.answer_cases import ODD_TEXTS, make_row, score, scorer, text_pairs, value
 
 
@@ -72,9 +75,32 @@ def test_empty_and_length_against_counting():
     assert score("length", make_row("a", "abc")).values == (2.0, 5.0)
 
 
-def test_truncation():
-    assert score("truncation", make_row("a", is_truncated=True)).values == (1.0,)
-    assert score("truncation", make_row("a")).values == (0.0,)
+def test_lengths_and_truncation_of_several_samples_against_counting():
+    draw = random.Random(9)
+    texts = [text.strip() for pair in text_pairs(200) for text in pair]
+    for _ in range(250):
+        cut = [draw.random() < 0.4 for _ in range(draw.randint(1, 6))]
+        answers = tuple(Answer(text=draw.choice(texts), is_truncated=is_cut) for is_cut in cut)
+        row = dataclasses.replace(make_row("x"), answers=answers, num_completion_tokens=draw.randint(0, 900))
+        assert score("truncation", row).values == (pytest.approx(cut.count(True) / len(cut)),)
+        letters = sum(1 for answer in answers for _ in answer.text)
+        expected = (letters / len(cut), row.num_completion_tokens / len(cut))
+        assert score("length", row).values == pytest.approx(expected)
+        empty = [answer.text for answer in answers].count("")
+        assert score("empty", row).values == (pytest.approx(empty / len(cut)),)
+
+
+def test_recorded_numbers_are_taken_as_they_are():
+    draw = random.Random(4)
+    used = scorer("recorded", names=["acc", "f1"], points=["bleu"])
+    for _ in range(220):
+        given = {"acc": float(draw.random() < 0.5), "f1": draw.random(), "bleu": 100 * draw.random()}
+        kept = {name: number for name, number in given.items() if draw.random() < 0.8}
+        found = used.score(make_row(draw.choice(ODD_TEXTS), recorded=kept))
+        assert found is None if not kept else found.values == (kept.get("acc"), kept.get("f1"), kept.get("bleu"))
+    assert [metric.unit for metric in used.metrics] == ["share", "share", "points"]
+    with pytest.raises(ConfigurationError, match="both empty"):
+        scorer("recorded", names=[])
 
 
 REFUSALS = (

@@ -1,17 +1,23 @@
 """Scorers that compare texts, held against independent implementations on the same made cases."""
 
+import itertools
 import re
 import subprocess
 import sys
 from collections import Counter
+from functools import partial
+from pathlib import Path
+from unicodedata import normalize
 
 import numpy as np
 import pytest
+import regex
 from rouge_score.rouge_scorer import RougeScorer
 
 from tests.unit.evaluation.answer_cases import make_row, score, scorer, text_pairs, value
 
 PAIRS = text_pairs()
+nfkc = partial(normalize, "NFKC")
 
 
 def test_there_are_enough_cases():
@@ -53,12 +59,21 @@ def test_exact_matches():
     assert 0 < sum(found) < len(found)
 
 
+def searched(answer, piece, ignore_case):
+    """Whether another module's search, which folds case in full, finds the words of `piece`."""
+    if not ignore_case:
+        return answer.strip().find(piece) >= 0
+    words = r"\s+".join(regex.escape(word, special_only=True) for word in nfkc(piece).split())
+    return regex.search(words, nfkc(answer), flags=regex.IGNORECASE | regex.FULLCASE) is not None
+
+
 @pytest.mark.parametrize("ignore_case", [True, False])
 def test_contained_targets(ignore_case):
     pieces = [(answer, " ".join(target.split()[:2])) for answer, target in PAIRS]
-    found = [value("contains", answer, piece, ignore_case=ignore_case) for answer, piece in pieces if piece]
-    if not ignore_case:
-        assert found == [float(answer.strip().find(piece) >= 0) for answer, piece in pieces if piece]
+    pieces = [(answer, draw(piece)) for answer, piece in pieces if piece for draw in (str, str.upper, str.lower)]
+    found = [value("contains", answer, piece, ignore_case=ignore_case) for answer, piece in pieces]
+    assert found == [float(searched(answer, piece, ignore_case)) for answer, piece in pieces]
+    assert len(set(pieces)) >= 200
     assert 0.1 < sum(found) / len(found) < 0.9
 
 
@@ -78,24 +93,35 @@ def test_rouge_is_that_of_rouge_score():
         assert found == pytest.approx([expected[name].fmeasure for name in ("rougeL", "rouge1", "rouge2")], abs=1e-12)
 
 
+def test_each_rouge_of_several_targets_is_the_best_of_rouge_score():
+    oracle = RougeScorer(["rougeL", "rouge1", "rouge2"])
+    for (answer, target), (_, other) in itertools.pairwise(PAIRS):
+        both = [oracle.score(text, answer) for text in (target, other)]
+        found = score("rouge", make_row(answer, target=[target, other])).values
+        best = [max(entry[name].fmeasure for entry in both) for name in ("rougeL", "rouge1", "rouge2")]
+        assert found == pytest.approx(best, abs=1e-12)
+
+
 def test_rouge_of_other_scripts():
     target = "\u043a\u043e\u0448\u043a\u0430 \u0441\u0438\u0434\u0438\u0442"
     assert value("rouge", target, target) == 0
     assert value("rouge", target, target, ascii_words=False) == 1
 
 
-def sacrebleu(folder, pairs, *options):
-    """What sacreBLEU's command says of the pairs; it takes a line as a segment."""
-    for name, texts in (("answers", [pair[0] for pair in pairs]), ("targets", [pair[1] for pair in pairs])):
-        (folder / name).write_text("".join(" ".join(text.split()) + "\n" for text in texts), encoding="utf-8")
-    command = [sys.executable, "-m", "sacrebleu", str(folder / "targets"), "-i", str(folder / "answers"), *options]
+def sacrebleu(folder, cases, *options):
+    """What sacreBLEU's command says of answers with their targets; it takes a line as a segment."""
+    paths = [str(folder / str(index)) for index in range(len(cases[0]))]
+    for path, texts in zip(paths, zip(*cases, strict=True), strict=True):
+        Path(path).write_text("".join(" ".join(text.split()) + "\n" for text in texts), encoding="utf-8")
+    command = [sys.executable, "-m", "sacrebleu", *paths[1:], "-i", paths[0], *options]
     finished = subprocess.run([*command, "-b", "-w", "9"], capture_output=True, text=True, check=True)
     return [float(line) for line in finished.stdout.split()]
 
 
-def corpus_value(name, pairs, **options):
+def corpus_value(name, cases, **options):
     used = scorer(name, **options)
-    rows = [make_row(" ".join(answer.split()), target=" ".join(target.split())) for answer, target in pairs]
+    lines = [[" ".join(text.split()) for text in case] for case in cases]
+    rows = [make_row(answer, target=targets) for answer, *targets in lines]
     sums = np.sum([used.score(row).statistics for row in rows], axis=0)
     return used.metrics[0].corpus(sums)
 
@@ -117,9 +143,16 @@ def test_corpus_scores_are_those_of_the_command_of_sacrebleu(tmp_path, name, opt
     assert 10 < expected < 90
 
 
-@pytest.mark.parametrize(("name", "argument"), [("bleu", "bleu"), ("chrf", "chrf")])
-def test_row_scores_are_those_of_the_command_of_sacrebleu(tmp_path, name, argument):
-    expected = sacrebleu(tmp_path, PAIRS, "-m", argument, "--sentence-level")
+@pytest.mark.parametrize("name", ["bleu", "chrf"])
+def test_corpus_scores_of_several_targets_are_those_of_the_command_of_sacrebleu(tmp_path, name):
+    cases = [(answer, target, other) for (answer, target), (_, other) in itertools.pairwise(PAIRS)]
+    (expected,) = sacrebleu(tmp_path, cases, "-m", name)
+    assert corpus_value(name, cases) == pytest.approx(expected, abs=1e-8)
+
+
+@pytest.mark.parametrize("name", ["bleu", "chrf"])
+def test_row_scores_are_those_of_the_command_of_sacrebleu(tmp_path, name):
+    expected = sacrebleu(tmp_path, PAIRS, "-m", name, "--sentence-level")
     rows = [make_row(" ".join(answer.split()), target=" ".join(target.split())) for answer, target in PAIRS]
     used = scorer(name)
     assert [used.score(row).values[1] for row in rows] == pytest.approx(expected, abs=1e-8)
