@@ -16,8 +16,8 @@ from kfp_llm_batch.estimation.speed import Round, fit
 DRAWS = 400
 LEVEL = 0.9
 """Of the intervals."""
-RUN_SPREAD = 0.1
-"""Standard deviation, relative, by which the same run differs from one time to the next: docs/performance.md."""
+RUN_SPREAD = 0.15
+"""Standard deviation, relative, by which a run differs from what its probe lets expect: docs/estimate.md."""
 _SCHEDULED_REQUESTS = 4000
 """Whose steps are counted one by one; more repeat what these do."""
 _SEED = 0
@@ -61,7 +61,8 @@ def forecast(work: Work, sample: Sample, findings: Findings) -> Forecast:
     rng = np.random.default_rng(_SEED)
     fresh = fresh_tokens(sample)
     drawn = np.array([_draw(work, fresh, findings, rng, is_whole=sample.is_whole) for _ in range(DRAWS)])
-    seconds = drawn[:, 0] * np.exp(rng.normal(0, RUN_SPREAD, DRAWS)) * (1 - work.saved_share)
+    computed = drawn[:, 0] * (1 - work.saved_share) + findings.warm_up_seconds
+    seconds = computed * np.exp(rng.normal(0, RUN_SPREAD, DRAWS))
     return Forecast(seconds=interval(seconds), completion_tokens=interval(drawn[:, 1]), draws=seconds)
 
 

@@ -48,6 +48,8 @@ class Findings:
     """Of each whole answer; of one that the probe has cut, as many as it may have."""
     is_cut: bool
     """Whether answers were cut since whole ones would have taken too long."""
+    warm_up_seconds: float
+    """That the engine's first requests take beyond what later ones like them do."""
     seconds: float
 
 
@@ -86,7 +88,7 @@ class Probe:
             EngineError: The engine cannot be kept running, or refuses every request.
         """
         started = time.monotonic()
-        self._answer(PROMPTS, self._count(1), 2)
+        warm_up = self._answer(PROMPTS, self._count(1), 2)
         first = self._answer(PROMPTS, self._count(2), 1)
         prompts = self._count(2 * max(1, self._share(_PROMPTS_SHARE) / max(first.seconds, 1e-9)))
         self._rounds += [self._answer(PROMPTS, prompts, 1) for _ in range(_ROUNDS)]
@@ -97,7 +99,13 @@ class Probe:
         self._rounds += [self._answer(MANY, count, limit) for _ in range(_ROUNDS)]
         seconds = time.monotonic() - started
         _LOG.info("Probed the engine for %.1f s with %d whole answers.", seconds, len(self._answer_tokens))
-        return Findings(rounds=self._rounds, answer_tokens=self._answer_tokens, is_cut=self._is_cut, seconds=seconds)
+        return Findings(
+            rounds=self._rounds,
+            answer_tokens=self._answer_tokens,
+            is_cut=self._is_cut,
+            warm_up_seconds=max(0.0, warm_up.seconds - fit(self._rounds).seconds_of(warm_up)),
+            seconds=seconds,
+        )
 
     @property
     def _longest(self) -> int:

@@ -37,6 +37,10 @@ class Speed:
         """How long an engine takes for so much work."""
         return self.step * steps + self.prompt_token * prompt_tokens + self.new_token * new_tokens
 
+    def seconds_of(self, measured: Round) -> float:
+        """How long the work of a round takes."""
+        return self.seconds(measured.steps, measured.prompt_tokens, measured.new_tokens)
+
 
 def fit(rounds: Sequence[Round]) -> Speed:
     """The speed that explains all rounds best, in relative errors, and that has no negative part."""
