@@ -81,10 +81,11 @@ def test_lengths_and_truncation_of_several_samples_against_counting():
     for _ in range(250):
         cut = [draw.random() < 0.4 for _ in range(draw.randint(1, 6))]
         answers = tuple(Answer(text=draw.choice(texts), is_truncated=is_cut) for is_cut in cut)
-        row = dataclasses.replace(make_row("x"), answers=answers, num_completion_tokens=draw.randint(0, 900))
+        tokens = draw.randint(0, 900)
+        row = dataclasses.replace(make_row("x"), answers=answers, num_completion_tokens=tokens)
         assert score("truncation", row).values == (pytest.approx(cut.count(True) / len(cut)),)
         letters = sum(1 for answer in answers for _ in answer.text)
-        expected = (letters / len(cut), row.num_completion_tokens / len(cut))
+        expected = (letters / len(cut), tokens / len(cut))
         assert score("length", row).values == pytest.approx(expected)
         empty = [answer.text for answer in answers].count("")
         assert score("empty", row).values == (pytest.approx(empty / len(cut)),)
