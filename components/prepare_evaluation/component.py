@@ -19,8 +19,9 @@ def prepare_evaluation(
     gate_margin: float = 0.02,
     gate_action: str = "fail",
     storage_endpoint: str = "",
+    prompts: dsl.Input[dsl.Dataset] = None,
 ) -> str:
-    """Check scorers, gate, baseline and destination before hours of work, and name the run's folder.
+    """Check scorers, columns, gate, baseline and destination before hours of work, and name the run's folder.
 
     Args:
         output_uri: Folder of all runs.
@@ -35,10 +36,13 @@ def prepare_evaluation(
         gate_margin: As compare_evaluations takes it.
         gate_action: As enforce_gate takes it.
         storage_endpoint: Address of the S3 store, when it is not AWS.
+        prompts: Folder written by load_dataset, in which the named columns are looked for.
 
     Returns:
         Address of the run's folder.
     """
+    from pathlib import Path
+
     from kfp_llm_batch.evaluation import runs
     from kfp_llm_batch.evaluation.comparing import ComparisonConfig
     from kfp_llm_batch.evaluation.config import EvaluationConfig
@@ -59,4 +63,5 @@ def prepare_evaluation(
             promote=baseline_promote,
             run_uri=runs.run_folder(output_uri, run_id),
         )
-        return runs.prepare_run(evaluation, comparison, output_uri, run_id)
+        folder = Path(prompts.path) if prompts else None
+        return runs.prepare_run(evaluation, comparison, output_uri, run_id, folder)

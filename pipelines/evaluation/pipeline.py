@@ -129,20 +129,6 @@ def evaluation(
     run_id = dsl.PIPELINE_JOB_ID_PLACEHOLDER
     summarizing = summarize_evaluation(output_uri=output_uri, run_id=run_id, storage_endpoint=storage_endpoint)
     with dsl.ExitHandler(summarizing):
-        preparing = prepare_evaluation(
-            output_uri=output_uri,
-            run_id=run_id,
-            evaluation_scorers=evaluation_scorers,
-            evaluation_target_column=evaluation_target_column,
-            evaluation_slice_columns=evaluation_slice_columns,
-            evaluation_cluster_column=evaluation_cluster_column,
-            evaluation_missing=evaluation_missing,
-            baseline_uri=baseline_uri,
-            baseline_promote=baseline_promote,
-            gate_margin=gate_margin,
-            gate_action=gate_action,
-            storage_endpoint=storage_endpoint,
-        )
         loading = load_dataset(
             dataset_uri=dataset_uri,
             dataset_format=dataset_format,
@@ -156,7 +142,22 @@ def evaluation(
             prompt_messages_column=prompt_messages_column,
             prompt_examples=prompt_examples,
             storage_endpoint=storage_endpoint,
-        ).after(preparing)
+        )
+        preparing = prepare_evaluation(
+            prompts=loading.outputs["prompts"],
+            output_uri=output_uri,
+            run_id=run_id,
+            evaluation_scorers=evaluation_scorers,
+            evaluation_target_column=evaluation_target_column,
+            evaluation_slice_columns=evaluation_slice_columns,
+            evaluation_cluster_column=evaluation_cluster_column,
+            evaluation_missing=evaluation_missing,
+            baseline_uri=baseline_uri,
+            baseline_promote=baseline_promote,
+            gate_margin=gate_margin,
+            gate_action=gate_action,
+            storage_endpoint=storage_endpoint,
+        )
         generating = generate_completions(
             prompts=loading.outputs["prompts"],
             model_uri=model_uri,
@@ -228,7 +229,7 @@ def evaluation(
             gate_action=gate_action,
             run_uri=writing.output,
         )
-    for task in (preparing, loading, generating, repeating, writing, scoring, comparing, gating, summarizing):
+    for task in (loading, preparing, generating, repeating, writing, scoring, comparing, gating, summarizing):
         apply_pod_settings(task, image=runtime_image, secret_name=storage_secret_name)
     pass_webhook(summarizing, secret_name=storage_secret_name)
     # The scoring pod too, for a judge is an engine as well.

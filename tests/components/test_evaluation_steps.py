@@ -2,6 +2,7 @@
 
 import http.server
 import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,6 +200,28 @@ def prepared(tmp_path: Path, **parameters: Any) -> str:
 def test_preparing_names_the_folder_and_leaves_nothing(tmp_path):
     assert prepared(tmp_path) == str(tmp_path / "runs/r1")
     assert not [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"evaluation_target_column": "answr"}, "evaluation_target_column names a column .*Did you mean 'answer'"),
+        ({"evaluation_slice_columns": ["kind", "level"]}, "evaluation_slice_columns names a column"),
+        ({"evaluation_cluster_column": "doc"}, "evaluation_cluster_column names a column"),
+        (
+            {"evaluation_scorers": [{"name": "multiple_choice", "choices_column": "options"}]},
+            "Scorer multiple_choice: choices_column names a column",
+        ),
+    ],
+)
+def test_columns_are_looked_for_before_the_generation(tmp_path, capsys, parameters, message):
+    answered(tmp_path)
+    given = {"evaluation_scorers": ["exact_match"], "evaluation_target_column": "answer", **parameters}
+    prompts = dsl.Dataset(uri=str(tmp_path / "a/prompts"))
+    with pytest.raises(SystemExit) as ended:
+        prepared(tmp_path, prompts=prompts, **given)
+    assert ended.value.code == 2
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

@@ -53,9 +53,15 @@ class EvaluationConfig:
         Raises:
             ConfigurationError: One is not among the carried source columns, or the targets are of no use.
         """
-        named = {"evaluation_target_column": self.target_column, "evaluation_cluster_column": self.cluster_column}
-        wanted = [(name, column) for name, column in named.items() if column is not None]
+        single = {"evaluation_target_column": self.target_column, "evaluation_cluster_column": self.cluster_column}
+        wanted = [(name, column) for name, column in single.items() if column is not None]
         wanted += [("evaluation_slice_columns", column) for column in self.slice_columns]
+        for named in self.made_scorers:
+            wanted += [
+                (f"Scorer {named.name}: {option}", str(column))
+                for option, column in named.specification().items()
+                if option.endswith("_column") and column is not None
+            ]
         for name, column in wanted:
             if column not in columns:
                 raise ConfigurationError(

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -18,6 +19,7 @@ from kfp_llm_batch.evaluation.comparing import COMPARISON, REPORT, ComparisonCon
 from kfp_llm_batch.evaluation.config import EvaluationConfig
 from kfp_llm_batch.evaluation.history import EVALUATION_FOLDER
 from kfp_llm_batch.evaluation.manifest import EvaluationManifest
+from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.manifests import FILE_NAME
 from kfp_llm_batch.results.publishing import check_destination
 from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store
@@ -34,7 +36,13 @@ def run_folder(output_uri: str, run_id: str) -> str:
     return join_uri(output_uri, run_id)
 
 
-def prepare_run(evaluation: EvaluationConfig, comparison: ComparisonConfig, output_uri: str, run_id: str) -> str:
+def prepare_run(
+    evaluation: EvaluationConfig,
+    comparison: ComparisonConfig,
+    output_uri: str,
+    run_id: str,
+    prompts_folder: Path | None = None,
+) -> str:
     """Prove, before hours of work, that what comes after the generation can be done; the run's folder.
 
     Args:
@@ -42,10 +50,13 @@ def prepare_run(evaluation: EvaluationConfig, comparison: ComparisonConfig, outp
         comparison: Its baseline is read.
         output_uri: Folder of all runs; a small object is written there, read and deleted.
         run_id: Unlike that of any other run.
+        prompts_folder: What `load_dataset` wrote; must have the columns that `evaluation` names.
 
     Raises:
         BatchError: See errors.py.
     """
+    if prompts_folder is not None:
+        evaluation.check_columns({column.name: column.type for column in Prompts(prompts_folder).source_fields})
     names = [metric.name for named in evaluation.made_scorers for metric in named.metrics]
     check_destination(run_folder(output_uri, run_id))
     if comparison.baseline_uri:
