@@ -9,7 +9,9 @@ import typer
 
 
 def import_samples(
-    samples: Annotated[Path, typer.Argument(help="samples_<task>_<date>.jsonl, written by lm_eval --log_samples.")],
+    samples: Annotated[
+        Path, typer.Argument(help="samples_<task>_<date>.jsonl of lm_eval --log_samples, or its folder.")
+    ],
     run_uri: Annotated[str, typer.Argument(help="Folder of the run: gets the answers, the scores and the report.")],
     model: Annotated[str, typer.Option(help="What answered; without it the name of the samples' folder.")] = "",
     baseline_uri: Annotated[str, typer.Option(help="Address of the pointer to the baseline.")] = "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -113,13 +114,13 @@ def _row(line: Line) -> dict[str, Any]:
 
 
 def _scores(line: Line, has_filters: bool) -> dict[str, float]:
-    """The numbers among the metrics; newer harnesses name them in `metrics`, all have them beside the rest."""
+    """The finite numbers among the metrics; newer harnesses name them in `metrics`, all have them beside the rest."""
     names = line.get("metrics") or [name for name in line if name not in _NOT_METRICS]
     ending = f"_{line.get('filter')}" if has_filters else ""
     return {
         re.sub(r"\W", "_", f"{name}{ending}"): float(line[name])
         for name in names
-        if isinstance(line.get(name), int | float)
+        if isinstance(line.get(name), int | float) and math.isfinite(line[name])
     }
 
 

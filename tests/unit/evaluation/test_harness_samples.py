@@ -1,6 +1,7 @@
 """Samples in the forms in which lm-evaluation-harness logs them."""
 
 import json
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from kfp_llm_batch.errors import DataError
 from kfp_llm_batch.evaluation.comparing import ComparisonConfig
 from kfp_llm_batch.evaluation.config import EvaluationConfig
-from kfp_llm_batch.evaluation.harness_runs import publish_samples
+from kfp_llm_batch.evaluation.harness_runs import publish_samples, samples_file
 from kfp_llm_batch.evaluation.harness_samples import import_samples
 from kfp_llm_batch.evaluation.run_folder import EvaluatedRun
 from kfp_llm_batch.evaluation.scoring import evaluate
@@ -99,6 +100,23 @@ def test_two_models_are_compared_on_the_same_rows(tmp_path, store_uri):
     assert published("first", 30) == "no_baseline"
     assert published("same", 30) == "pass"
     assert published("worse", 80) == "fail"
+
+
+def test_numbers_that_are_none_are_left_out(tmp_path):
+    lines = [generated(index, "A", {"acc": math.nan if index == 1 else 1.0}) for index in range(3)]
+    _, run = scored(tmp_path, lines)
+    assert run.manifest.metrics[0]["n_scored"] == 2
+    assert run.manifest.metrics[0]["value"] == 1.0
+
+
+def test_samples_are_found_in_their_folder(tmp_path):
+    with pytest.raises(DataError, match=r"no file with samples"):
+        samples_file(tmp_path)
+    path = written(tmp_path / "out/org__model", [generated(0, "A", {"acc": 1.0})])
+    assert samples_file(tmp_path / "out") == samples_file(path) == path
+    written(tmp_path / "out/org__other", [generated(0, "A", {"acc": 1.0})])
+    with pytest.raises(DataError, match=r"2 files with samples.*org__model.*Name one of them"):
+        samples_file(tmp_path / "out")
 
 
 @pytest.mark.parametrize(
