@@ -73,6 +73,13 @@ check: install ## Lint, type-check, compare what is generated
 	$(BIN)/zizmor --offline --quiet --no-progress .github
 	$(BIN)/kfp-llm-batch compile --check
 
+.PHONY: docs
+docs: install ## Build the site of the docs in build/docs, links checked, without a network
+	@$(BIN)/python -m tools.site
+	@# Not --quiet: it keeps warnings from being counted, and --strict then finds nothing.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Built: build/docs/index.html"
+
 .PHONY: format
 format: install ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix .

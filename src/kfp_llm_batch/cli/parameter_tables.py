@@ -27,23 +27,25 @@ _TYPES = {
 
 def with_parameter_table(readme: str, compiled: str) -> str:
     """The README with its table of parameters renewed; one without the marks stays as it is."""
-    block = f"{_BEGIN}\n{_table(next(yaml.safe_load_all(compiled)))}\n{_END}"
+    block = f"{_BEGIN}\n{parameter_table(next(yaml.safe_load_all(compiled)))}\n{_END}"
     return _BLOCK.sub(lambda _: block, readme)
 
 
 def with_forms(page: str, pipelines: Iterable[str]) -> str:
     """The page with a section for each compiled pipeline: what it does, and its parameters in the form's order."""
     specifications = [next(yaml.safe_load_all(compiled)) for compiled in pipelines]
-    sections = "\n\n".join(
-        f"### {name}\n\n{entry['pipelineInfo'].get('description', '')}\n\n"
-        f"![Steps of {name}](pictures/{name}.svg)\n\n{_table(entry)}"
-        for entry in specifications
-        for name in [entry["pipelineInfo"]["name"]]
-    )
+    sections = "\n\n".join(_form(specification) for specification in specifications)
     return _FORMS.sub(lambda _: f"{_FORMS_BEGIN}\n{sections}\n{_FORMS_END}", page)
 
 
-def _table(specification: dict[str, Any]) -> str:
+def _form(specification: dict[str, Any]) -> str:
+    name, description = (specification["pipelineInfo"].get(field, "") for field in ("name", "description"))
+    picture = f"![Steps of {name}](pictures/{name}.svg)"
+    return f"### {name}\n\n{description}\n\n{picture}\n\n{parameter_table(specification)}"
+
+
+def parameter_table(specification: dict[str, Any]) -> str:
+    """The Markdown table of a compiled component's or pipeline's parameters."""
     parameters: dict[str, dict[str, Any]] = specification["root"].get("inputDefinitions", {}).get("parameters", {})
     rows = "\n".join(_row(name, entry) for name, entry in parameters.items() if entry["parameterType"] != _FILLED_IN)
     return f"| parameter | type | default | meaning |\n|---|---|---|---|\n{rows}"

@@ -132,10 +132,15 @@ def make_scorer(specification: str | Mapping[str, Any]) -> NamedScorer:
             f"Scorer {name}: the label is no word of letters, digits and underscores", received=label
         )
     options = {option: value for option, value in entry.items() if option not in _RESERVED}
-    return NamedScorer(name=name, label=label, scorer=_made(name, _load(name), options), options=options)
+    return NamedScorer(name=name, label=label, scorer=_made(name, scorer_class(name), options), options=options)
 
 
-def _load(name: str) -> Callable[..., Scorer]:
+def scorer_class(name: str) -> Callable[..., Scorer]:
+    """What makes a scorer of this name from its options.
+
+    Raises:
+        ConfigurationError: The name is unknown, or a package that it needs is not installed.
+    """
     if name in _CLASSES:
         module = _imported(f"kfp_llm_batch.evaluation.scorers.{name}", name)
         return getattr(module, _CLASSES[name])  # type: ignore[no-any-return]
