@@ -1,8 +1,11 @@
 """The commands as a user types them, and what they print."""
 
 import json
+import os
 import re
 import shlex
+import signal
+import threading
 from pathlib import Path
 
 import pytest
@@ -73,6 +76,17 @@ def test_the_exit_code_says_how_the_run_ended(states, error, code, server):
     with pytest.raises(error) as ended:
         call("wait", run["run_id"], "--timeout", "0.1", "--interval", "0.1")
     assert ended.value.exit_code == code
+
+
+def test_ctrl_c_ends_the_waiting_and_not_the_run(server):
+    server.state.next_states = ("RUNNING",)
+    run = call_json("submit", "batch_inference", *PARAMETERS)
+    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+    result = CliRunner().invoke(app, ["wait", run["run_id"], "--interval", "0.1"])
+    assert result.exit_code == 130
+    assert "the run goes on" in result.stderr
+    assert [request.method for request in server.requests[-3:]] == ["GET"] * 3
+    assert call_json("runs")[0]["state"] == "RUNNING"
 
 
 def test_a_wrong_parameter_is_refused_before_any_request(server):

@@ -15,6 +15,9 @@ from kfp_llm_batch.shipped import CompiledPipeline, load_pipeline, shipped_pipel
 if TYPE_CHECKING:
     from kfp_llm_batch.client import Submission
 
+_INTERRUPTED = 130
+"""What a shell gives for Ctrl-C."""
+
 schedule_app = typer.Typer(help="Run a pipeline again and again.", no_args_is_help=True, rich_markup_mode=None)
 
 
@@ -128,7 +131,11 @@ def wait(
     from kfp_llm_batch.cli.kubeflow_output import print_run
 
     connection = client.connect(host, namespace)
-    run = client.wait(run_id, timeout_seconds=timeout, interval_seconds=interval, client=connection)
+    try:
+        run = client.wait(run_id, timeout_seconds=timeout, interval_seconds=interval, client=connection)
+    except KeyboardInterrupt:
+        typer.echo(f"The waiting ended; the run goes on. Wait again: kfp-llm-batch wait {run_id}", err=True)
+        raise typer.Exit(_INTERRUPTED) from None
     print_run(run, as_json=output is Output.JSON)
 
 
