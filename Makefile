@@ -89,6 +89,11 @@ format: install ## Format the code and mend what the linter can
 compile: install ## Compile components and pipelines to their committed YAML
 	@$(BIN)/kfp-llm-batch compile
 
+.PHONY: component
+component: install ## Make a new component with its test: make component NAME=verb_noun
+	@$(BIN)/python -m tools.new_component "$(NAME)"
+	@$(BIN)/kfp-llm-batch compile
+
 .PHONY: lock
 lock: install ## Resolve the locks anew
 	$(BIN)/uv pip compile pyproject.toml --extra vllm --no-emit-package torch $(LOCK_OPTIONS) \
