@@ -6,6 +6,7 @@ import re
 import shlex
 import signal
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -81,11 +82,17 @@ def test_the_exit_code_says_how_the_run_ended(states, error, code, server):
 def test_ctrl_c_ends_the_waiting_and_not_the_run(server):
     server.state.next_states = ("RUNNING",)
     run = call_json("submit", "batch_inference", *PARAMETERS)
-    threading.Timer(0.3, os.kill, [os.getpid(), signal.SIGINT]).start()
+
+    def interrupt() -> None:
+        while not any(request.path.endswith(run["run_id"]) for request in server.requests):
+            time.sleep(0.02)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt, daemon=True).start()
     result = CliRunner().invoke(app, ["wait", run["run_id"], "--interval", "0.1"])
     assert result.exit_code == 130
     assert "the run goes on" in result.stderr
-    assert [request.method for request in server.requests[-3:]] == ["GET"] * 3
+    assert [request.path for request in server.sent("POST")][-1].endswith("/runs")
     assert call_json("runs")[0]["state"] == "RUNNING"
 
 
