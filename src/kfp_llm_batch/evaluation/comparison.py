@@ -134,7 +134,7 @@ def _compared(
             clusters = candidate.measurements.clusters(candidate_rows[scored])
             left = candidate.measurements.of(metric, candidate_rows[scored], clusters)
             right = baseline.measurements.of(other, baseline_rows[scored], clusters)
-            found.append((metric, compare(left, right)))
+            found.append((metric, compare(left, right, metric.largest)))
     return found
 
 

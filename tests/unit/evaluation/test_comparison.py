@@ -52,6 +52,23 @@ def test_the_same_run_again_passes(tmp_path):
     assert found.likeness.is_fair
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"scorers": ["bleu", "chrf"]},
+        {"scorers": [{"name": "classification", "take": "first"}]},
+        {"scorers": ["numeric_match", "truncation", "token_f1"], "cluster_column": "kind"},
+    ],
+    ids=["corpus", "classes", "clusters"],
+)
+def test_the_same_answers_again_pass_by_whatever_they_are_measured(tmp_path, options):
+    """200 rows that did not change leave less room than the margin."""
+    sources = [{"id": str(index), "answer": ["yes", "no"][index % 2], "kind": f"k{index}"} for index in range(200)]
+    answers = ["yes, it is" if index % 3 else "no, it is not" for index in range(200)]
+    runs = [evaluated(tmp_path / name, sources, answers, **options) for name in ("candidate", "baseline")]
+    assert compared(*runs).decision.outcome == "pass"
+
+
 def test_rows_that_were_asked_something_else_are_left_out_and_counted(tmp_path):
     changed = [dict(source, question="another") if index < 5 else source for index, source in enumerate(SOURCES)]
     candidate = evaluated(tmp_path / "candidate", [*changed[:190], {**SOURCES[0], "id": "new"}], [*RIGHT[:190], "0"])

@@ -25,8 +25,8 @@ def interval(measurements):
     return interval_of(measurements)
 
 
-def compared(candidate, baseline):
-    return compare(candidate, baseline)
+def compared(candidate, baseline, largest=1.0):
+    return compare(candidate, baseline, largest)
 
 
 def rates(right, rows):
@@ -199,8 +199,27 @@ def test_runs_without_a_difference():
     assert (found.p_value, found.difference) == (1.0, 0.0)
     assert found.interval == tango(0, 0, 50)
     columns = np.column_stack([values, np.ones(50)])
-    assert compared(of_statistics(columns, ratio), of_statistics(columns, ratio)).p_value == 1.0
-    assert compared(of_values(values * 9), of_values(values * 9)).interval is None
+    corpus = compared(of_statistics(columns, ratio), of_statistics(columns, ratio), 100.0)
+    assert (corpus.p_value, corpus.difference) == (1.0, 0.0)
+    assert corpus.interval.high == pytest.approx(100 * tango(0, 0, 50).high)
+    assert compared(of_values(values * 9), of_values(values * 9), None).interval is None
+
+
+def test_clusters_without_a_difference_leave_as_much_room_as_their_number_says():
+    values = np.random.default_rng(11).random(60)
+    equal, unequal = np.repeat(np.arange(20), 3), np.r_[np.zeros(41, dtype=int), np.arange(1, 20)]
+    found = [
+        compared(of_values(values, clusters), of_values(values, clusters)).interval for clusters in (equal, unequal)
+    ]
+    # 60 * 60 / (41 * 41 + 19) = 2.1
+    assert found == [tango(0, 0, 20), tango(0, 0, 2)]
+
+
+def test_clusters_that_are_all_right_have_an_interval():
+    clusters = np.repeat(np.arange(20), 3)
+    assert interval(of_values(np.ones(60), clusters)) == interval(rates(20, 20))
+    assert interval(of_values(np.zeros(60), clusters)) == interval(rates(0, 20))
+    assert interval(of_values(np.ones(0), np.zeros(0, dtype=int))) is None
 
 
 def test_a_single_row_tells_nothing_of_means():

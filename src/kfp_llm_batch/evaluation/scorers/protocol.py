@@ -30,6 +30,11 @@ class Metric:
     corpus: Callable[[FloatArray], float] | None = None
     """From the sums of the rows' statistics; without it the metric is the mean of the rows' values."""
 
+    @property
+    def largest(self) -> float | None:
+        """The end of its scale, or None."""
+        return {SHARE: 1.0, POINTS: 100.0}.get(self.unit)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:

@@ -37,8 +37,8 @@ class Interval:
 
 
 def interval_of(measurements: Measurements) -> Interval | None:
-    """The interval around `measurements.value`; None where the data cannot tell one: a single unit, or all alike."""
-    if measurements.is_rate:
+    """The interval around `measurements.value`; None where the data cannot tell one, as of a single mean."""
+    if measurements.is_rate or (measurements.is_clustered and measurements.is_all_or_nothing):
         return _wilson(measurements)
     if measurements.num_units < 2:
         return None
@@ -85,10 +85,12 @@ def from_indices(measurements: Measurements, indices: IntArray) -> FloatArray:
 
 
 def _wilson(measurements: Measurements) -> Interval | None:
-    if not measurements.num_units:
+    units = measurements.effective_units
+    if not units:
         return None
-    right = int(measurements.columns[:, 0].sum())
-    low, high = proportion_confint(right, measurements.num_units, alpha=1 - CONFIDENCE, method="wilson")
+    # Of clusters all rows are right, or none, so that this is a whole number.
+    right = round(measurements.value * units)
+    low, high = proportion_confint(right, units, alpha=1 - CONFIDENCE, method="wilson")
     return Interval(low=float(low), high=float(high), method="wilson")
 
 

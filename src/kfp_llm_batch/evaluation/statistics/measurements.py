@@ -22,6 +22,8 @@ class Measurements:
     """The metric from the sums of the columns; without it their first divided by their second: a mean."""
     num_rows: int
     is_clustered: bool
+    effective_units: int
+    """As many units of one size as tell the same: fewer than there are where clusters differ in size."""
 
     @property
     def num_units(self) -> int:
@@ -33,6 +35,12 @@ class Measurements:
         """Whether it is a share of rows that are 1, each for itself."""
         values = self.columns[:, 0]
         return self.of_sums is None and not self.is_clustered and bool(((values == 0) | (values == 1)).all())
+
+    @property
+    def is_all_or_nothing(self) -> bool:
+        """Whether it is the mean of rows that all are 1, or all 0."""
+        hits, rows = self.columns[:, 0], self.columns[:, -1]
+        return self.of_sums is None and bool((hits == rows).all() or (hits == 0).all())
 
     @property
     def value(self) -> float:
@@ -84,14 +92,24 @@ def difference(candidate: Measurements, baseline: Measurements) -> Measurements:
         of_sums=of_sums,
         num_rows=candidate.num_rows,
         is_clustered=candidate.is_clustered,
+        effective_units=candidate.effective_units,
     )
 
 
 def _measurements(
     columns: FloatArray, of_sums: Callable[[FloatArray], float] | None, clusters: IntArray | None
 ) -> Measurements:
-    num_rows = len(columns)
+    num_rows, effective_units = len(columns), len(columns)
     if clusters is not None:
+        sizes: IntArray = np.bincount(clusters).astype(np.int64)
         columns = np.column_stack([np.bincount(clusters, column) for column in columns.T])
-        columns = columns[np.bincount(clusters, minlength=len(columns)) > 0]
-    return Measurements(columns=columns, of_sums=of_sums, num_rows=num_rows, is_clustered=clusters is not None)
+        columns = columns[sizes > 0]
+        # Kish's formula.
+        effective_units = num_rows**2 // max(1, int((sizes**2).sum()))
+    return Measurements(
+        columns=columns,
+        of_sums=of_sums,
+        num_rows=num_rows,
+        is_clustered=clusters is not None,
+        effective_units=effective_units,
+    )

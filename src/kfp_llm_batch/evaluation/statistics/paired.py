@@ -53,15 +53,21 @@ class Paired:
         return self.candidate - self.baseline
 
 
-def compare(candidate: Measurements, baseline: Measurements) -> Paired:
-    """Compare two runs whose units are the same and stand in the same order; there must be at least one."""
+def compare(candidate: Measurements, baseline: Measurements, largest: float | None = 1.0) -> Paired:
+    """Compare two runs whose units are the same and stand in the same order; there must be at least one.
+
+    Args:
+        candidate: The newer run.
+        baseline: The one that it is held against.
+        largest: The best or worst that the metric can be, such as 1 or 100; None if it has no bound.
+    """
     lower, higher = _changed_units(candidate, baseline)
     is_rate = candidate.is_rate and baseline.is_rate
     if is_rate:
         interval: Interval | None = tango(lower, higher, candidate.num_units)
         p_value, test = _mcnemar(lower, higher), "mcnemar"
     else:
-        interval = _interval(candidate, baseline)
+        interval = _interval(candidate, baseline, largest)
         p_value, test = _permutation(candidate, baseline, interval)
     return Paired(
         num_rows=candidate.num_rows,
@@ -117,24 +123,23 @@ def _mcnemar(lower: int, higher: int) -> float:
     return float(mcnemar([[0, lower], [higher, 0]], exact=True).pvalue)
 
 
-def _interval(candidate: Measurements, baseline: Measurements) -> Interval | None:
+def _interval(candidate: Measurements, baseline: Measurements, largest: float | None) -> Interval | None:
     if candidate.num_units < 2:
         return None
-    both = difference(candidate, baseline)
+    if np.array_equal(candidate.columns, baseline.columns):
+        return None if largest is None else _of_no_change(candidate.effective_units, largest)
     is_mean = candidate.of_sums is None and not candidate.is_clustered
     changes = candidate.columns[:, 0] - baseline.columns[:, 0]
-    if is_mean and not changes.any():
-        return _of_no_change(candidate, baseline)
     if is_mean and candidate.num_units > MOST_UNITS_FOR_BCA:
         low, high = stats.ttest_1samp(changes, 0.0).confidence_interval(CONFIDENCE)
         return Interval(low=float(low), high=float(high), method="t")
-    return bootstrap(both)
+    return bootstrap(difference(candidate, baseline))
 
 
-def _of_no_change(candidate: Measurements, baseline: Measurements) -> Interval | None:
-    """Equal values in every row still leave room: of values from 0 to 1 as much as rates would have."""
-    values = np.concatenate([candidate.columns[:, 0], baseline.columns[:, 0]])
-    return tango(0, 0, candidate.num_units) if values.min() >= 0 and values.max() <= 1 else None
+def _of_no_change(units: int, largest: float) -> Interval:
+    """Equal values in every row still leave room: as much as rates would have, on the scale of the metric."""
+    of_rates = tango(0, 0, units)
+    return Interval(low=largest * of_rates.low, high=largest * of_rates.high, method=of_rates.method)
 
 
 def _permutation(candidate: Measurements, baseline: Measurements, interval: Interval | None) -> tuple[float, str]:
@@ -177,6 +182,7 @@ def _corpus_permutation(candidate: Measurements, baseline: Measurements) -> floa
         of_sums=candidate.of_sums,
         num_rows=candidate.num_rows,
         is_clustered=candidate.is_clustered,
+        effective_units=candidate.effective_units,
     )
 
     def statistic(left: IntArray, right: IntArray, axis: int) -> FloatArray:
