@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
 
-from kfp_llm_batch.evaluation.gate import INCONCLUSIVE, GateConfig, GateDecision, decide
+from kfp_llm_batch.evaluation.gate import INCONCLUSIVE, PASS, GateConfig, GateDecision, decide, is_gated
 from kfp_llm_batch.evaluation.run_folder import EvaluatedRun
 from kfp_llm_batch.evaluation.scorers.protocol import Metric
 from kfp_llm_batch.evaluation.statistics.measurements import IntArray
@@ -20,6 +21,8 @@ from kfp_llm_batch.evaluation.summary import slices_of
 _FEWEST_COMMON = 0.5
 """Of the rows of both runs: with fewer in common the gate does not decide."""
 _SIGNIFICANT = 0.05
+_MEASURING = ("target_column", "missing", "cluster_column")
+"""Settings of an evaluation that change all of its metrics."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,20 +104,28 @@ def compare_runs(candidate: EvaluatedRun, baseline: EvaluatedRun, config: GateCo
             ComparedMetric(metric=metric, paired=paired, p_adjusted=p_value, column=column, value=value)
             for (column, value, metric, paired), p_value in zip(sliced, adjusted[len(headline) :], strict=True)
         ),
-        decision=_decision(likeness, headline, config),
+        decision=_decision(likeness, candidate, headline, config),
         candidate_rows=candidate_rows,
         baseline_rows=baseline_rows,
     )
 
 
-def _decision(likeness: Likeness, headline: Sequence[tuple[Metric, Paired]], config: GateConfig) -> GateDecision:
-    if likeness.is_fair:
-        return decide(headline, config)
-    return GateDecision(
-        outcome=INCONCLUSIVE,
-        metrics=(),
-        reason=f"Only {likeness.rows_compared:,} rows are the same in both runs: the dataset is another one.",
-    )
+def _decision(
+    likeness: Likeness, candidate: EvaluatedRun, headline: Sequence[tuple[Metric, Paired]], config: GateConfig
+) -> GateDecision:
+    if not likeness.is_fair:
+        return GateDecision(
+            outcome=INCONCLUSIVE,
+            metrics=(),
+            reason=f"Only {likeness.rows_compared:,} rows are the same in both runs: the dataset is another one.",
+        )
+    decision = decide(headline, config)
+    unknown = [name for name in likeness.incomparable if is_gated(candidate.measurements.metrics[name])]
+    if decision.outcome != PASS or not unknown:
+        return decision
+    # A scorer that was changed would else take its metric out of the gate, and promote the run besides.
+    reason = f"Measured otherwise than in the baseline, and so not compared: {', '.join(unknown)}."
+    return dataclasses.replace(decision, outcome=INCONCLUSIVE, reason=f"{reason} {decision.reason}")
 
 
 def _compared(
@@ -145,13 +156,17 @@ def _common_rows(candidate: EvaluatedRun, baseline: EvaluatedRun) -> tuple[IntAr
     baseline_rows = places[candidate_rows].astype(np.int64)
     digests = [run.table.column("input_digest").to_numpy() for run in (candidate, baseline)]
     same = digests[0][candidate_rows] == digests[1][baseline_rows]
+    incomparable = _incomparable(candidate, baseline)
     likeness = Likeness(
         rows_compared=int(same.sum()),
         rows_changed=int((~same).sum()),
         rows_only_in_candidate=len(ids[0]) - len(candidate_rows),
         rows_only_in_baseline=len(ids[1]) - len(candidate_rows),
-        differences=tuple(_differences(candidate.manifest.result, baseline.manifest.result)),
-        incomparable=tuple(_incomparable(candidate, baseline)),
+        differences=(
+            *_differences(candidate.manifest.result, baseline.manifest.result),
+            *_differences_of_measuring(candidate, baseline, incomparable),
+        ),
+        incomparable=tuple(incomparable),
     )
     return candidate_rows[same], baseline_rows[same], likeness
 
@@ -192,6 +207,20 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
+def _differences_of_measuring(
+    candidate: EvaluatedRun, baseline: EvaluatedRun, incomparable: Sequence[str]
+) -> Iterator[str]:
+    for name in _MEASURING:
+        before, now = (getattr(run.manifest, name) for run in (baseline, candidate))
+        if before != now:
+            yield f"No metric is compared: evaluation_{name} was {_shown(before)} before, and is {_shown(now)} now."
+            return
+    names = [run.measurements.metrics.keys() for run in (baseline, candidate)]
+    yield from (f"{name} is not compared: its scorer has other options or another version." for name in incomparable)
+    yield from (f"{name} is not compared: the baseline does not have it." for name in sorted(names[1] - names[0]))
+    yield from (f"{name} is not compared: only the baseline has it." for name in sorted(names[0] - names[1]))
+
+
 def _incomparable(candidate: EvaluatedRun, baseline: EvaluatedRun) -> list[str]:
     before = {entry["key"]: entry for entry in baseline.manifest.scorers}
     names = []
@@ -202,7 +231,6 @@ def _incomparable(candidate: EvaluatedRun, baseline: EvaluatedRun) -> list[str]:
             entry["version"],
         ):
             names += [metric.name for metric in named.metrics]
-    settings = ("target_column", "missing", "cluster_column")
-    if any(getattr(candidate.manifest, name) != getattr(baseline.manifest, name) for name in settings):
+    if any(getattr(candidate.manifest, name) != getattr(baseline.manifest, name) for name in _MEASURING):
         return list(candidate.measurements.metrics)
     return names

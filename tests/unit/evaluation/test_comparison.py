@@ -118,16 +118,28 @@ def test_metrics_of_another_scorer_are_not_compared(tmp_path):
     found = compared(candidate, baseline)
     assert found.likeness.incomparable == ("numeric_match",)
     assert [entry.metric.name for entry in found.metrics] == ["empty"]
+    assert (
+        "numeric_match is not compared: its scorer has other options or another version." in found.likeness.differences
+    )
+    assert found.decision.outcome == "inconclusive"
+    assert "not compared: numeric_match. empty lost less than the margin" in found.decision.reason
     excluding = evaluated(tmp_path / "excluding", SOURCES, RIGHT, scorers=["numeric_match", "empty"], missing="exclude")
     nothing = compared(excluding, baseline)
     assert nothing.metrics == ()
     assert nothing.decision.outcome == "inconclusive"
+    assert nothing.likeness.differences == (
+        "No metric is compared: evaluation_missing was wrong before, and is exclude now.",
+    )
 
 
 def test_a_metric_that_the_baseline_does_not_have_is_left_out(tmp_path):
     candidate = evaluated(tmp_path / "candidate", SOURCES, RIGHT, scorers=["numeric_match", "empty"])
     found = compared(candidate, evaluated(tmp_path / "baseline", SOURCES, RIGHT))
     assert [entry.metric.name for entry in found.metrics] == ["numeric_match"]
+    assert found.likeness.differences == ("empty is not compared: the baseline does not have it.",)
+    assert found.decision.outcome == "pass"
+    gone = compared(evaluated(tmp_path / "fewer", SOURCES, RIGHT), candidate)
+    assert gone.likeness.differences == ("empty is not compared: only the baseline has it.",)
 
 
 def test_slices_are_compared_and_their_p_values_adjusted(tmp_path):
