@@ -1,12 +1,22 @@
+import json
+import re
 import subprocess
 import sys
+import sysconfig
+import tarfile
 import tomllib
+import venv
 import zipfile
 from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from setuptools import find_namespace_packages
+
+from kfp_llm_batch import __version__
+from kfp_llm_batch.images import DATA_IMAGE, REGISTRY, VLLM_CPU_IMAGE
 
 ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -21,12 +31,107 @@ def test_every_package_folder_is_listed():
 
 
 @pytest.fixture(scope="module")
-def wheel(tmp_path_factory) -> set[str]:
+def wheel_file(tmp_path_factory) -> Path:
+    """The wheel, built from what the source distribution holds and nothing else."""
     folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(folder), str(ROOT)]
+    build("sdist", ROOT, folder)
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        archive.extractall(folder, filter="data")
+    (source,) = (path for path in folder.iterdir() if path.is_dir())
+    build("wheel", source, folder)
+    return next(folder.glob("*.whl"))
+
+
+def build(kind: str, source: Path, folder: Path) -> None:
+    command = [sys.executable, "-m", "build", f"--{kind}", "--no-isolation", "--outdir", str(folder), str(source)]
     subprocess.run(command, check=True, capture_output=True)
-    (path,) = folder.glob("*.whl")
-    return set(zipfile.ZipFile(path).namelist())
+
+
+@pytest.fixture(scope="module")
+def wheel(wheel_file) -> set[str]:
+    return set(zipfile.ZipFile(wheel_file).namelist())
+
+
+@pytest.fixture(scope="module")
+def environment(wheel_file, tmp_path_factory) -> Path:
+    """An environment with the wheel and, for its dependencies, the packages of this one."""
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, symlinks=True)
+    packages = next(folder.glob("lib/python*/site-packages"))
+    (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
+    pip = [sys.executable, "-m", "pip", "--python", str(folder), "install", "--quiet", "--no-deps", "--no-index"]
+    subprocess.run([*pip, "--ignore-installed", str(wheel_file)], check=True, capture_output=True)
+    return folder
+
+
+def installed_command(environment: Path, *arguments: str) -> str:
+    command = [str(environment / "bin" / "kfp-llm-batch"), *arguments]
+    finished = subprocess.run(command, cwd=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_the_installed_wheel_compiles_everything_to_what_is_committed(environment):
+    where = [str(environment / "bin" / "python"), "-c", "import kfp_llm_batch; print(kfp_llm_batch.__file__)"]
+    found = subprocess.run(where, cwd=environment, capture_output=True, text=True, check=True).stdout
+    assert Path(found).is_relative_to(environment)
+    installed_command(environment, "compile", "--output", "compiled")
+    committed = {path.relative_to(ROOT): path for path in ROOT.glob("components/*/component.yaml")}
+    committed |= {path.relative_to(ROOT): path for path in ROOT.glob("pipelines/*/pipeline.yaml")}
+    for path, source in committed.items():
+        name = Path(*path.parts[1:])
+        assert (environment / "compiled" / name).read_text() == source.read_text()
+
+
+def test_the_installed_wheel_knows_its_machine(environment):
+    report = json.loads(installed_command(environment, "doctor", "--json"))
+    assert report["machine"]
+
+
+def test_importing_the_package_loads_nothing_else():
+    script = (
+        "import sys; before = set(sys.modules); import kfp_llm_batch\n"
+        "print(*{name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names)"
+    )
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert finished.stdout.split() == ["kfp_llm_batch"]
+
+
+def test_one_version_is_everywhere(wheel_file):
+    version = PYPROJECT["project"]["version"]
+    assert wheel_file.name.startswith(f"kfp_llm_batch-{version}-")
+    assert {__version__, VLLM_CPU_IMAGE.partition(":")[2], DATA_IMAGE.partition(":")[2]} == {version}
+    texts = [
+        path.read_text() for folder in ("components", "pipelines", "docs") for path in (ROOT / folder).rglob("*.yaml")
+    ]
+    tags = {tag for text in texts for tag in re.findall(rf"{re.escape(REGISTRY)}/[\w-]+:([\w.]+)", text)}
+    assert tags == {version}
+
+
+def test_the_changelog_is_in_its_form():
+    versions, kinds = [], []
+    for line in (ROOT / "CHANGELOG.md").read_text().splitlines():
+        versions += re.findall(r"^## (.*)", line)
+        kinds += re.findall(r"^### (.*)", line)
+    assert versions[0] == "[Unreleased]"
+    assert all(re.fullmatch(r"\[\d+\.\d+\.\d+\] - \d{4}-\d\d-\d\d", version) for version in versions[1:])
+    assert set(kinds) <= {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}
+
+
+def locked() -> dict[str, str]:
+    names = (".ci/requirements.lock", "images/vllm-cpu/requirements.lock", "images/vllm-cpu/torch.lock")
+    text = "\n".join((ROOT / name).read_text() for name in names)
+    return {
+        canonicalize_name(name): version for name, version in re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize("extra", PYPROJECT["project"]["optional-dependencies"])
+def test_what_an_extra_asks_for_is_locked(extra):
+    versions = locked()
+    for text in (*PYPROJECT["project"]["dependencies"], *PYPROJECT["project"]["optional-dependencies"][extra]):
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(versions[canonicalize_name(wanted.name)]), text
 
 
 def test_the_wheel_holds_types_and_compiled_files(wheel):
