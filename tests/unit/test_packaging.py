@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -33,11 +34,17 @@ def test_every_package_folder_is_listed():
 @pytest.fixture(scope="module")
 def wheel_file(tmp_path_factory) -> Path:
     """The wheel, built from what the source distribution holds and nothing else."""
-    folder = tmp_path_factory.mktemp("wheel")
-    build("sdist", ROOT, folder)
+    folder: Path = tmp_path_factory.mktemp("wheel")
+    # A copy, since setuptools leaves its notes in the tree, where they would hide later entry points.
+    tree = folder / "tree"
+    for name in ("src", "components", "pipelines"):
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
+    build("sdist", tree, folder)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
         archive.extractall(folder, filter="data")
-    (source,) = (path for path in folder.iterdir() if path.is_dir())
+    (source,) = (path for path in folder.iterdir() if path.is_dir() and path != tree)
     build("wheel", source, folder)
     return next(folder.glob("*.whl"))
 
@@ -55,7 +62,7 @@ def wheel(wheel_file) -> set[str]:
 @pytest.fixture(scope="module")
 def environment(wheel_file, tmp_path_factory) -> Path:
     """An environment with the wheel and, for its dependencies, the packages of this one."""
-    folder = tmp_path_factory.mktemp("environment")
+    folder: Path = tmp_path_factory.mktemp("environment")
     venv.create(folder, symlinks=True)
     packages = next(folder.glob("lib/python*/site-packages"))
     (packages / "dependencies.pth").write_text(sysconfig.get_path("purelib"))
