@@ -187,9 +187,12 @@ def _differences(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> l
         found += [
             f"{label} differs in {key}: {_shown(old)} before, {_shown(new)} now." for key, (old, new) in changed.items()
         ]
-    versions = (baseline["versions"].get("vllm"), candidate["versions"].get("vllm"))
-    if versions[0] != versions[1]:
-        found.append(f"The engine is another version: vllm {versions[0]} before, {versions[1]} now.")
+    engines = [_engine(manifest) for manifest in (baseline, candidate)]
+    found += [
+        f"The engine differs in {name}: {_shown(old)} before, {_shown(engines[1][name])} now."
+        for name, old in engines[0].items()
+        if old != engines[1][name]
+    ]
     found += [
         f"The {name} is partial: a deadline left rows out."
         for name, run in (("candidate", candidate), ("baseline", baseline))
@@ -200,6 +203,16 @@ def _differences(candidate: Mapping[str, Any], baseline: Mapping[str, Any]) -> l
 
 def _parameters(facts: Mapping[str, Any]) -> dict[str, Any]:
     return dict(facts.get("parameters") or {})
+
+
+def _engine(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What changes how numbers are rounded, and with them answers; not what changes speed alone."""
+    settings = {**facts["engine"].get("choices", {}), **facts["engine"].get("arguments", {})}
+    return {
+        "version of vllm": facts["versions"].get("vllm"),
+        **{name: settings.get(name, {}).get("value") for name in ("device", "dtype", "quantization")},
+        "instruction set": facts["machine"].get("instruction_set"),
+    }
 
 
 def _shown(value: object) -> str:

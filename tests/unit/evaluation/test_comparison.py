@@ -93,6 +93,8 @@ def test_what_is_not_like_for_like_is_said(tmp_path):
         "sampling": {"max_tokens": 8, "temperature": 0.0},
         "model": {"uri": "hf://org/model", "revision": "r", "digest": "e"},
         "versions": {"vllm": "0.33.0"},
+        "engine": {"choices": {}, "arguments": {"dtype": {"value": "bfloat16", "reason": "half the traffic"}}},
+        "machine": {"instruction_set": "AVX2", "usable_cpus": 4},
         "dataset": {"fingerprint": "g", "rows": 200, "parameters": {"prompt_template": "Q: {{ question }}"}},
         "is_partial": True,
         "rows_in": 300,
@@ -105,7 +107,9 @@ def test_what_is_not_like_for_like_is_said(tmp_path):
         "The dataset differs in fingerprint: f before, g now.",
         "The dataset differs in prompt_template: {{ question }} before, Q: {{ question }} now.",
         "The model differs in uri: echo:// before, hf://org/model now.",
-        "vllm 0.32.0 before, 0.33.0 now.",
+        "The engine differs in version of vllm: 0.32.0 before, 0.33.0 now.",
+        "The engine differs in dtype: None before, bfloat16 now.",
+        "The engine differs in instruction set: None before, AVX2 now.",
         "The candidate is partial",
     ):
         assert part in said
