@@ -7,6 +7,7 @@ import shlex
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,15 @@ def test_the_exit_code_says_how_the_run_ended(states, error, code, server):
     assert ended.value.exit_code == code
 
 
+@pytest.fixture
+def heard_ctrl_c() -> Iterator[None]:
+    """Python hears nothing of Ctrl-C where the tests were started in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard_ctrl_c")
 def test_ctrl_c_ends_the_waiting_and_not_the_run(server):
     server.state.next_states = ("RUNNING",)
     run = call_json("submit", "batch_inference", *PARAMETERS)
