@@ -27,18 +27,18 @@ def pass_webhook(task: dsl.PipelineTask, *, secret_name: str) -> None:
     kubernetes.use_secret_as_env(task, secret_name=secret_name, secret_key_to_env=WEBHOOK_KEY, optional=True)
 
 
-def limit_resources(task: dsl.PipelineTask, *, cpu: str, memory: str) -> None:
-    """Request and limit the same amounts, so that the pod is the last to be evicted."""
+def apply_engine_settings(
+    task: dsl.PipelineTask, cpu: str, memory: str, node_selector: dict, tolerations: list
+) -> None:
+    """Set what a pod with an engine needs on `task`.
+
+    Requests and limits are the same, so that the pod is the last to be evicted. Memory that is only taken when used
+    replaces its 64 MiB of /dev/shm. An empty selector and no tolerations leave the place to the cluster.
+    """
     task.set_cpu_request(cpu).set_cpu_limit(cpu)
     task.set_memory_request(memory).set_memory_limit(memory)
-
-
-def mount_shared_memory(task: dsl.PipelineTask) -> None:
-    """Replace the pod's 64 MiB of /dev/shm by memory that is only taken when used."""
     kubernetes.empty_dir_mount(task, volume_name="shared-memory", mount_path="/dev/shm", medium="Memory")
-
-
-def choose_nodes(task: dsl.PipelineTask, *, node_selector: dict, tolerations: list) -> None:
-    """Let the run choose where `task` is placed; an empty object and an empty list leave it to the cluster."""
     kubernetes.add_node_selector_json(task, node_selector)
     kubernetes.add_toleration_json(task, tolerations)
+    # Within a loop or an exit handler KFP does not find these by itself.
+    task.register_pipeline_channels([cpu, memory, node_selector, tolerations])

@@ -35,11 +35,10 @@ def NAME(completions: Path) -> str:
 _COMPONENT = '''"""KFP step: NAME."""
 
 from kfp import dsl
+from kfp_llm_batch.components.step_component import step_component
 
-from kfp_llm_batch.images import VLLM_CPU_IMAGE
 
-
-@dsl.component(base_image=VLLM_CPU_IMAGE, install_kfp_package=False)
+@step_component
 def NAME(
     completions: dsl.Input[dsl.Dataset],
     report: dsl.Output[dsl.Markdown],
@@ -60,10 +59,6 @@ def NAME(
 '''
 
 _INIT = '''"""The component `NAME`."""
-
-from kfp_llm_batch.components.NAME.component import NAME
-
-__all__ = ["NAME"]
 '''
 
 _METADATA = """name: NAME
@@ -125,7 +120,7 @@ def create(name: str, root: Path = ROOT) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     package = root / "components" / "__init__.py"
-    _insert(package, "from kfp_llm_batch.components.{0} import {0}", name)
+    _insert(package, "from kfp_llm_batch.components.{0}.component import {0}", name)
     _insert(package, '    "{0}",', name)
     _insert(root / "pyproject.toml", '    "kfp_llm_batch.components.{0}",', name)
 

@@ -1,11 +1,10 @@
 """KFP step: a run against its pinned baseline, with the gate's outcome, the report, and the promotion."""
 
 from kfp import dsl
+from kfp_llm_batch.components.step_component import step_component
 
-from kfp_llm_batch.images import VLLM_CPU_IMAGE
 
-
-@dsl.component(base_image=VLLM_CPU_IMAGE, install_kfp_package=False)
+@step_component
 def compare_evaluations(
     scores: dsl.Input[dsl.Dataset],
     report: dsl.Output[dsl.HTML],
@@ -25,30 +24,20 @@ def compare_evaluations(
         report: One HTML file with the changes, and the rows that turned first.
         summary: The short form of it.
         metrics: The changes.
-        baseline_uri: Address of the pointer to the baseline, such as s3://bucket/baselines/gsm8k.json.
-        baseline_promote: Whether a run that passes, or is the first, becomes the baseline.
-        gate_margin: Largest accepted loss; 0.02 is two points.
         run_uri: Folder of the run, below which evaluation/ gets scores, report and comparison.
         history_uri: Folder below which earlier runs lie.
-        storage_endpoint: Address of the S3 store, when it is not AWS.
 
     Returns:
         The outcome: pass, fail, inconclusive or no_baseline.
     """
+    parameters = dict(locals())
     from pathlib import Path
 
     from kfp_llm_batch.evaluation import comparing
-    from kfp_llm_batch.evaluation.gate import GateConfig
     from kfp_llm_batch.steps import step
 
     with step(storage_endpoint):
-        config = comparing.ComparisonConfig(
-            gate=GateConfig(margin=gate_margin),
-            baseline_uri=baseline_uri or None,
-            promote=baseline_promote,
-            run_uri=run_uri or None,
-            history_uri=history_uri or None,
-        )
+        config = comparing.ComparisonConfig.from_parameters(parameters)
         found = comparing.compare_evaluations(config, Path(scores.path))
         for name, value in found.metrics.items():
             metrics.log_metric(name, value)

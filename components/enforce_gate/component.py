@@ -1,17 +1,14 @@
 """KFP step: fails where the gate's outcome may not go on."""
 
-from kfp import dsl
-
-from kfp_llm_batch.images import VLLM_CPU_IMAGE
+from kfp_llm_batch.components.step_component import step_component
 
 
-@dsl.component(base_image=VLLM_CPU_IMAGE, install_kfp_package=False)
+@step_component
 def enforce_gate(outcome: str, gate_action: str = "fail", run_uri: str = "") -> str:
     """End the pipeline with an error, or let it go on, by the gate's outcome.
 
     Args:
         outcome: What compare_evaluations found.
-        gate_action: fail ends it when the gate fails, strict also when it is inconclusive, mark never.
         run_uri: Folder of the run, for the message.
 
     Returns:

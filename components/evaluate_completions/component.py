@@ -1,11 +1,10 @@
 """KFP step: completions and targets become a table of scores."""
 
 from kfp import dsl
+from kfp_llm_batch.components.step_component import step_component
 
-from kfp_llm_batch.images import VLLM_CPU_IMAGE
 
-
-@dsl.component(base_image=VLLM_CPU_IMAGE, install_kfp_package=False)
+@step_component
 def evaluate_completions(
     scores: dsl.Output[dsl.Dataset],
     metrics: dsl.Output[dsl.Metrics],
@@ -28,30 +27,19 @@ def evaluate_completions(
         metrics: Every metric with the ends of its interval.
         classification: Confusion matrix of the scorer classification, if it is used.
         report: One HTML file with metrics, slices, distributions and a browser of rows.
-        evaluation_scorers: Names of scorers, or objects such as {"name": "numeric_match", "tolerance": 0.01}.
-        evaluation_target_column: Column with the right answer; a list in it is several accepted ones.
-        evaluation_slice_columns: Columns by whose values the metrics are shown apart.
-        evaluation_cluster_column: Column that tells which rows hang together, such as questions about one text.
-        evaluation_missing: What a row without an answer is: wrong, or exclude.
         result_uri: Address of a stored result to score, instead of completions.
-        storage_endpoint: Address of the S3 store, when it is not AWS.
         completions: Folder written by generate_completions.
         canary: Folder written by answer_again, for the noise floor.
     """
+    parameters = dict(locals())
     from pathlib import Path
 
     from kfp_llm_batch.evaluation import reporting, scoring
     from kfp_llm_batch.evaluation.config import EvaluationConfig
-    from kfp_llm_batch.steps import step, with_whole_numbers
+    from kfp_llm_batch.steps import step
 
     with step(storage_endpoint):
-        config = EvaluationConfig(
-            scorers=with_whole_numbers(evaluation_scorers),
-            target_column=evaluation_target_column or None,
-            slice_columns=tuple(evaluation_slice_columns),
-            cluster_column=evaluation_cluster_column or None,
-            missing=evaluation_missing,
-        )
+        config = EvaluationConfig.from_parameters(parameters)
         with scoring.completions_folder(Path(completions.path) if completions else None, result_uri or None) as folder:
             again = Path(canary.path) if canary else None
             manifest = scoring.evaluate(config, folder, Path(scores.path), again)

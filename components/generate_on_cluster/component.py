@@ -1,11 +1,12 @@
 """KFP step: an Indexed Job of Kubernetes answers all shards of a job."""
 
 from kfp import dsl
+from kfp_llm_batch.components.step_component import step_component
 
 from kfp_llm_batch.images import VLLM_CPU_IMAGE
 
 
-@dsl.component(base_image=VLLM_CPU_IMAGE, install_kfp_package=False)
+@step_component
 def generate_on_cluster(
     metrics: dsl.Output[dsl.Metrics],
     job_uri: str,
@@ -25,15 +26,8 @@ def generate_on_cluster(
 
     Args:
         metrics: Shards that are answered and that failed.
-        job_uri: Address of the job, from split_dataset.
         shard_parallelism: Most pods at a time.
         shard_attempts: Pods for one shard that may fail; those that were evicted do not count.
-        storage_secret_name: Kubernetes secret with the keys accesskey and secretkey of the S3 store; it may be absent.
-        storage_endpoint: Address of the S3 store, when it is not AWS.
-        resources_cpu: Processors of each pod.
-        resources_memory: Memory of each pod.
-        resources_node_selector: Labels of the nodes for the pods, such as {"pool": "cpu-large"}.
-        resources_tolerations: Taints that they bear, such as [{"key": "batch", "operator": "Exists"}].
         resources_queue_name: Queue of Kueue, which then starts the pods when there is room.
         resources_service_account: Of the pods, for stores that know them by it.
         runtime_image: Image of the pods.
@@ -41,25 +35,14 @@ def generate_on_cluster(
     Returns:
         The address of the job, for merge_shards.
     """
+    parameters = dict(locals())
     from kfp_llm_batch.cluster.manifest import PodConfig
     from kfp_llm_batch.cluster.running import generate_on_cluster as generate
     from kfp_llm_batch.sharding.job import JobAddress
-    from kfp_llm_batch.steps import step, with_whole_numbers
+    from kfp_llm_batch.steps import from_parameters, step
 
     with step(storage_endpoint):
-        pods = PodConfig(
-            parallelism=shard_parallelism,
-            attempts=shard_attempts,
-            image=runtime_image,
-            cpu=resources_cpu,
-            memory=resources_memory,
-            storage_endpoint=storage_endpoint,
-            storage_secret_name=storage_secret_name,
-            service_account=resources_service_account,
-            node_selector=resources_node_selector,
-            tolerations=with_whole_numbers(resources_tolerations),
-            queue_name=resources_queue_name,
-        )
+        pods = from_parameters(PodConfig, parameters, "shard_", "resources_", "runtime_")
         for name, value in generate(JobAddress.parse(job_uri), pods).items():
             metrics.log_metric(f"shards_{name}", float(value))
     return job_uri

@@ -1,11 +1,10 @@
 """KFP step: one pod answers its shards."""
 
 from kfp import dsl
+from kfp_llm_batch.components.step_component import step_component
 
-from kfp_llm_batch.images import VLLM_CPU_IMAGE
 
-
-@dsl.component(base_image=VLLM_CPU_IMAGE, install_kfp_package=False)
+@step_component
 def generate_shards(
     manifests: dsl.Output[dsl.Artifact],
     metrics: dsl.Output[dsl.Metrics],
@@ -19,7 +18,6 @@ def generate_shards(
         manifests: What was answered of each shard, as JSON.
         metrics: Rows by status, tokens and tokens per second.
         shards_uri: Address of the job with numbers of shards behind "#"; without them all that are not answered yet.
-        storage_endpoint: Address of the S3 store, when it is not AWS.
         engine_cache: What warm_shards compiled.
     """
     from pathlib import Path

@@ -1,11 +1,10 @@
 """KFP step: the answered shards become one result, its manifest written last."""
 
 from kfp import dsl
+from kfp_llm_batch.components.step_component import step_component
 
-from kfp_llm_batch.images import VLLM_CPU_IMAGE
 
-
-@dsl.component(base_image=VLLM_CPU_IMAGE, install_kfp_package=False)
+@step_component
 def merge_shards(
     metrics: dsl.Output[dsl.Metrics],
     job_uri: str,
@@ -15,8 +14,6 @@ def merge_shards(
 
     Args:
         metrics: Rows by status and tokens of the whole result.
-        job_uri: Address of the job, from split_dataset.
-        storage_endpoint: Address of the S3 store, when it is not AWS.
 
     Returns:
         The address of the result.

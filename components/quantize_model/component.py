@@ -1,11 +1,10 @@
 """KFP step: a plain model becomes a smaller checkpoint, compared with the original on held-out prompts."""
 
 from kfp import dsl
+from kfp_llm_batch.components.step_component import step_component
 
-from kfp_llm_batch.images import VLLM_CPU_IMAGE
 
-
-@dsl.component(base_image=VLLM_CPU_IMAGE, install_kfp_package=False)
+@step_component
 def quantize_model(
     prompts: dsl.Input[dsl.Dataset],
     model: dsl.Output[dsl.Model],
@@ -28,31 +27,22 @@ def quantize_model(
         metrics: Agreement, perplexity, size and speed of both models.
         report: The same for people, with the layers that stay and answers that differ.
         model_uri: demo://, a folder with safetensors, a .gguf file, hf://org/name, s3:// or gs:// address.
-        model_revision: Branch, tag or commit of a hub model.
         quantization_scheme: w8a8_int8 or w4a16.
         output_uri: Folder path, s3:// or gs:// address where the checkpoint is published; only the artifact if empty.
         output_overwrite: Whether another quantized checkpoint there may be replaced.
         evaluation_rows: Most prompts that are compared, a fair sample of the dataset.
         evaluation_max_tokens: Most new tokens per answer.
-        storage_endpoint: Address of the S3 store, when it is not AWS.
     """
+    parameters = dict(locals())
     from pathlib import Path
 
     from kfp_llm_batch.quantization import quantizing
     from kfp_llm_batch.quantization import report as reports
     from kfp_llm_batch.quantization.config import QuantizationConfig
-    from kfp_llm_batch.steps import step
+    from kfp_llm_batch.steps import from_parameters, step
 
     with step(storage_endpoint):
-        config = QuantizationConfig(
-            model_uri=model_uri,
-            model_revision=model_revision or None,
-            scheme=quantization_scheme,
-            output_uri=output_uri or None,
-            output_overwrite=output_overwrite,
-            evaluation_rows=evaluation_rows,
-            evaluation_max_tokens=evaluation_max_tokens,
-        )
+        config = from_parameters(QuantizationConfig, parameters, "quantization_")
         outcome = quantizing.quantize(config, Path(prompts.path), Path(model.path))
         for name, value in reports.metrics(outcome).items():
             metrics.log_metric(name, value)

@@ -1,11 +1,10 @@
 """KFP exit step: how an evaluation ended, however it ended."""
 
 from kfp import dsl
+from kfp_llm_batch.components.step_component import step_component
 
-from kfp_llm_batch.images import VLLM_CPU_IMAGE
 
-
-@dsl.component(base_image=VLLM_CPU_IMAGE, install_kfp_package=False)
+@step_component
 def summarize_evaluation(
     output_uri: str,
     run_id: str,
@@ -16,9 +15,7 @@ def summarize_evaluation(
 
     Args:
         output_uri: Folder of all runs.
-        run_id: Names this one.
         status: How the pipeline ended.
-        storage_endpoint: Address of the S3 store, when it is not AWS.
     """
     from kfp_llm_batch.evaluation import runs
     from kfp_llm_batch.steps import step

@@ -1,18 +1,15 @@
 """KFP step: the model compiled once for the pods of a job, where that pays."""
 
 from kfp import dsl
+from kfp_llm_batch.components.step_component import step_component
 
-from kfp_llm_batch.images import VLLM_CPU_IMAGE
 
-
-@dsl.component(base_image=VLLM_CPU_IMAGE, install_kfp_package=False)
+@step_component
 def warm_shards(engine_cache: dsl.Output[dsl.Artifact], job_uri: str, storage_endpoint: str = "") -> None:
     """Compile the model of a job if all pods together save more by it than it costs.
 
     Args:
         engine_cache: Folder for the input engine_cache of generate_shards; says why, if nothing is compiled.
-        job_uri: Address of the job, from split_dataset.
-        storage_endpoint: Address of the S3 store, when it is not AWS.
     """
     from pathlib import Path
 

@@ -1,11 +1,10 @@
 """KFP step: completions become a result in object storage, its manifest written last."""
 
 from kfp import dsl
+from kfp_llm_batch.components.step_component import step_component
 
-from kfp_llm_batch.images import VLLM_CPU_IMAGE
 
-
-@dsl.component(base_image=VLLM_CPU_IMAGE, install_kfp_package=False)
+@step_component
 def write_results(
     completions: dsl.Input[dsl.Dataset],
     output_uri: str,
@@ -17,10 +16,6 @@ def write_results(
 
     Args:
         completions: Folder written by generate_completions.
-        output_uri: Folder path, s3:// or gs:// address.
-        output_format: parquet, jsonl or openai (batch output lines).
-        output_overwrite: Whether a different result there may be replaced.
-        storage_endpoint: Address of the S3 store, when it is not AWS.
 
     Returns:
         The address of the result.

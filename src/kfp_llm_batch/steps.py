@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kfp_llm_batch.caches import set_hub_cache
 from kfp_llm_batch.errors import exit_with_message
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    _Config = TypeVar("_Config", bound=DataclassInstance)
 
 
 @contextlib.contextmanager
@@ -31,12 +37,38 @@ def step(storage_endpoint: str) -> Iterator[None]:
         yield
 
 
-def with_whole_numbers(value: Any) -> Any:
+def from_parameters(config: type[_Config], parameters: Mapping[str, Any], *prefixes: str) -> _Config:
+    """What a step's parameters say about the fields of a dataclass, which have the same names but for prefixes.
+
+    KFP knows no parameter without a value: an empty text, list or object and 0 are None where that is the default.
+
+    Args:
+        config: The dataclass.
+        parameters: By name; those of other names are left aside.
+        prefixes: Of the parameters, such as `dataset_` for `dataset_uri`, which is the field `uri`.
+
+    Raises:
+        ConfigurationError: What the dataclass finds wrong.
+    """
+    values = {}
+    for field in dataclasses.fields(config):
+        for name in (field.name, *(prefix + field.name for prefix in prefixes)):
+            if name in parameters and (parameters[name] or field.default is not None):
+                values[field.name] = _value(parameters[name], field.default)
+    return config(**values)
+
+
+def _value(parameter: Any, default: Any) -> Any:
+    value = _with_whole_numbers(parameter) if isinstance(parameter, list | dict) else parameter
+    return tuple(value) if isinstance(default, tuple) else value
+
+
+def _with_whole_numbers(value: Any) -> Any:
     """A JSON value with its whole numbers again, since kfp.local makes floats of all numbers in lists and objects."""
     if isinstance(value, dict):
-        return {name: with_whole_numbers(entry) for name, entry in value.items()}
+        return {name: _with_whole_numbers(entry) for name, entry in value.items()}
     if isinstance(value, list):
-        return [with_whole_numbers(entry) for entry in value]
+        return [_with_whole_numbers(entry) for entry in value]
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 

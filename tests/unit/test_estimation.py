@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from kfp_llm_batch.cli.estimate import dataset_of, generation_of, read_arguments
+from kfp_llm_batch.cli.estimate import read_arguments
 from kfp_llm_batch.cli.main import app
 from kfp_llm_batch.dataset.loading import DatasetConfig
 from kfp_llm_batch.errors import ConfigurationError, DataError
@@ -201,8 +201,8 @@ def test_wrong_options_are_named(options, message):
 
 def test_defaults_are_those_of_the_pipeline():
     arguments = read_arguments(["--dataset-uri", "questions.jsonl", "--prompt-template", "{{ q }}"], [], None)
-    assert generation_of(arguments) == GenerationConfig(model_uri="demo://smollm2-135m-instruct")
-    assert dataset_of(arguments).uri == "questions.jsonl"
+    assert GenerationConfig.from_parameters(arguments) == GenerationConfig(model_uri="demo://smollm2-135m-instruct")
+    assert DatasetConfig.from_parameters(arguments).uri == "questions.jsonl"
 
 
 @pytest.mark.parametrize("wrong", [{"hours": 0}, {"probe_seconds": -1}])

@@ -16,7 +16,6 @@ from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.estimation.estimating import Estimate, EstimateConfig, estimate
 from kfp_llm_batch.estimation.forecast import LEVEL, Interval
 from kfp_llm_batch.generation.config import GenerationConfig
-from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.parameters import read_parameters
 from kfp_llm_batch.shipped import load_pipeline
 
@@ -41,50 +40,10 @@ def read_arguments(options: Sequence[str], assignments: Sequence[str], params: P
     arguments = read_parameters(pipeline, given, params)
     defaults = {name: entry["defaultValue"] for name, entry in pipeline.inputs.items() if "defaultValue" in entry}
     whole = {name: int(value) for name, value in defaults.items() if pipeline.inputs[name]["parameterType"] == _INTEGER}
-    return {**defaults, **whole, **arguments}
+    return {**defaults, **whole, **arguments, "output_uri": ""}
 
 
 _INTEGER = "NUMBER_INTEGER"
-
-
-def dataset_of(arguments: Mapping[str, Any]) -> DatasetConfig:
-    """The dataset as the component `load_dataset` would read it."""
-    return DatasetConfig(
-        uri=arguments["dataset_uri"],
-        format=arguments["dataset_format"],
-        config=arguments["dataset_config"] or None,
-        split=arguments["dataset_split"] or None,
-        revision=arguments["dataset_revision"] or None,
-        limit=arguments["dataset_limit"] or None,
-        id_column=arguments["dataset_id_column"] or None,
-        prompt_template=arguments["prompt_template"] or None,
-        system=arguments["prompt_system"] or None,
-        messages_column=arguments["prompt_messages_column"] or None,
-        examples=arguments["prompt_examples"],
-    )
-
-
-def generation_of(arguments: Mapping[str, Any]) -> GenerationConfig:
-    """What the component `generate_completions` would generate."""
-    return GenerationConfig(
-        model_uri=arguments["model_uri"],
-        model_revision=arguments["model_revision"] or None,
-        sampling=SamplingConfig(
-            max_tokens=arguments["generation_max_tokens"],
-            temperature=arguments["generation_temperature"],
-            top_p=arguments["generation_top_p"],
-            n=arguments["generation_n"],
-            seed=arguments["generation_seed"],
-            stop=tuple(arguments["generation_stop"]),
-            json_schema=arguments["generation_json_schema"] or None,
-            options=arguments["generation_options"],
-        ),
-        context_policy=arguments["generation_context_policy"],
-        special_tokens=arguments["generation_special_tokens"],
-        engine_device=arguments["engine_device"],
-        engine_dtype=arguments["engine_dtype"],
-        engine_options=arguments["engine_options"],
-    )
 
 
 def print_estimate(arguments: Mapping[str, Any], config: EstimateConfig, *, as_json: bool) -> None:
@@ -94,7 +53,7 @@ def print_estimate(arguments: Mapping[str, Any], config: EstimateConfig, *, as_j
         BatchError: See errors.py.
     """
     set_hub_cache()
-    dataset, generation = dataset_of(arguments), generation_of(arguments)
+    dataset, generation = DatasetConfig.from_parameters(arguments), GenerationConfig.from_parameters(arguments)
     made = estimate(dataset, generation, config)
     if as_json:
         print(json.dumps(made.as_dict(), indent=2))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.steps import from_parameters
 from kfp_llm_batch.storage.uris import SCHEMES, split_uri
 
 FORMATS = ("auto", "jsonl", "json", "csv", "tsv", "parquet", "arrow", "saved", "openai")
@@ -37,6 +39,11 @@ class DatasetConfig:
     """Column with a ready list of messages, or its JSON text."""
     examples: Sequence[Mapping[str, str]] | None = None
     """Pairs {"user": ..., "assistant": ...} put between the system message and the row's own messages."""
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """The dataset that a step's parameters describe."""
+        return from_parameters(cls, parameters, "dataset_", "prompt_")
 
     def __post_init__(self) -> None:
         """Check everything that can be known before the dataset is opened."""

@@ -241,5 +241,5 @@ def _shards(sample: Sample, generation: Forecast, start: float, config: Estimate
             f"Each pod takes {start:.0f} s to start, so that no number of them is done in time",
             received=f"{config.hours} hours",
         )
-    sharding = ShardingConfig(num_shards=AUTO, target_hours=hours, pod_cpus=str(machine.usable_cpus))
+    sharding = ShardingConfig(num_shards=AUTO, target_hours=hours, cpu=str(machine.usable_cpus))
     return sharding.shards(sample.all_rows, generation.seconds.high)

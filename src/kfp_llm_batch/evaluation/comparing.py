@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import unescape
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from kfp_llm_batch.disk import new_file
 from kfp_llm_batch.errors import ConfigurationError, ResultError
@@ -24,6 +24,7 @@ from kfp_llm_batch.evaluation.report.markdown import markdown_report
 from kfp_llm_batch.evaluation.report.page import html_report
 from kfp_llm_batch.evaluation.run_folder import EvaluatedRun
 from kfp_llm_batch.manifests import FILE_NAME
+from kfp_llm_batch.steps import from_parameters
 from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store
 from kfp_llm_batch.storage.uris import join_uri
 
@@ -44,6 +45,12 @@ class ComparisonConfig:
     """Folder of the run; its folder `evaluation` gets scores, report and comparison, the manifest last."""
     history_uri: str | None = None
     """Folder below which earlier runs lie."""
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """What a step's parameters ask for."""
+        gate = from_parameters(GateConfig, parameters, "gate_")
+        return from_parameters(cls, {**parameters, "gate": gate}, "baseline_")
 
     def __post_init__(self) -> None:
         if self.promote and not (self.baseline_uri and self.run_uri):

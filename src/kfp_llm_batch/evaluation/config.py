@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import pyarrow as pa
 
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.evaluation.scorers.registry import NamedScorer, make_scorers
+from kfp_llm_batch.steps import from_parameters
 
 MISSING_POLICIES = ("wrong", "exclude")
 
@@ -29,6 +30,11 @@ class EvaluationConfig:
     """Source column that tells which rows hang together, and are drawn together by the bootstrap."""
     missing: str = "wrong"
     """What a row without an answer is: one of MISSING_POLICIES."""
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """What a step's parameters ask for."""
+        return from_parameters(cls, parameters, "evaluation_")
 
     def __post_init__(self) -> None:
         if self.missing not in MISSING_POLICIES:

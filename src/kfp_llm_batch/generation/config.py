@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.devices import DEVICES, check_build, installed_build
@@ -18,6 +18,7 @@ from kfp_llm_batch.generation.provenance import Origin
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.results.formats import check_output_format
 from kfp_llm_batch.results.publishing import CHECKPOINT_FOLDER
+from kfp_llm_batch.steps import from_parameters
 from kfp_llm_batch.storage.uris import join_uri
 
 DTYPES = ("auto", "bfloat16", "float16", "float32")
@@ -75,6 +76,12 @@ class GenerationConfig:
     """From the start of the step; the result is partial then."""
     engine_cache: Path | None = None
     """Folder that the step `warm_engine` wrote."""
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """What a step's parameters ask for."""
+        sampling = from_parameters(SamplingConfig, parameters, "generation_")
+        return from_parameters(cls, {**parameters, "sampling": sampling}, "generation_")
 
     def __post_init__(self) -> None:
         _one_of("engine_device", self.engine_device, DEVICES)

@@ -87,12 +87,12 @@ def _shards(counts: BucketCounts, generation: GenerationConfig, sharding: Shardi
     tokens = sampling.n * (int(counts.tokens.sum()) + rows * sampling.max_tokens)
     seconds = None
     if size is not None:
-        seconds = estimated_seconds(tokens, size, parse_cpus(sharding.pod_cpus), read_machine().instruction_set)
+        seconds = estimated_seconds(tokens, size, parse_cpus(sharding.cpu), read_machine().instruction_set)
     shards = sharding.shards(rows, seconds)
     _LOG.info(
         "About %s tokens, at most; one pod of %s processors would take about %.2f hours: %d shards.",
         f"{tokens:,}",
-        sharding.pod_cpus,
+        sharding.cpu,
         (seconds or 0) / 3600,
         shards,
     )

@@ -30,7 +30,7 @@ class ShardingConfig:
     """Most pods at a time; 0 gives every shard its own."""
     target_hours: float = 1.0
     """How long the pods should take, with num_shards=auto."""
-    pod_cpus: str = "2"
+    cpu: str = "2"
     """Of each pod, as Kubernetes writes it."""
 
     def __post_init__(self) -> None:
@@ -42,7 +42,7 @@ class ShardingConfig:
             raise ConfigurationError("shard_parallelism is negative", received=self.shard_parallelism)
         if not self.target_hours > 0:
             raise ConfigurationError("shard_target_hours is no positive number", received=self.target_hours)
-        parse_cpus(self.pod_cpus)
+        parse_cpus(self.cpu)
 
     def shards(self, rows: int, seconds: float | None) -> int:
         """How many shards there will be; never more than rows.

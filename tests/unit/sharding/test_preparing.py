@@ -187,8 +187,8 @@ def test_the_number_of_shards(wish, rows, seconds, expected):
         ({"num_shards": "1001"}, "num_shards is no number"),
         ({"shard_parallelism": -1}, "shard_parallelism is negative"),
         ({"target_hours": 0.0}, "shard_target_hours is no positive number"),
-        ({"pod_cpus": "two"}, "resources_cpu is no amount"),
-        ({"pod_cpus": "0"}, "resources_cpu is no amount"),
+        ({"cpu": "two"}, "resources_cpu is no amount"),
+        ({"cpu": "0"}, "resources_cpu is no amount"),
     ],
 )
 def test_a_wish_that_cannot_be(wish, message):
