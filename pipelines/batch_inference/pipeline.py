@@ -73,6 +73,6 @@ def batch_inference(
     generating = run_step(generate_completions, parameters, prompts=loading.outputs["prompts"])
     writing = run_step(write_results, parameters, completions=generating.outputs["completions"])
     for task in (loading, generating, writing):
-        apply_pod_settings(task, image=runtime_image, secret_name=storage_secret_name)
-    apply_engine_settings(generating, resources_cpu, resources_memory, resources_node_selector, resources_tolerations)
+        apply_pod_settings(task, parameters)
+    apply_engine_settings(generating, parameters)
     return writing.output

@@ -1,5 +1,7 @@
 """Generate, score, compare with the baseline, gate: the pipeline to schedule."""
 
+from typing import Any
+
 from kfp import dsl
 from kfp_llm_batch.components import (
     answer_again,
@@ -22,6 +24,34 @@ from kfp_llm_batch.pipelines.pod_settings import (
 from kfp_llm_batch.pipelines.wiring import run_step
 
 from kfp_llm_batch.images import VLLM_CPU_IMAGE
+
+
+def _run_steps(parameters: dict[str, Any]) -> None:
+    """Each step with the pipeline's parameters of its names; the summary at the end, however they end."""
+    parameters["run_id"] = dsl.PIPELINE_JOB_ID_PLACEHOLDER
+    summarizing = run_step(summarize_evaluation, parameters)
+    with dsl.ExitHandler(summarizing):
+        loading = run_step(load_dataset, parameters)
+        prompts = loading.outputs["prompts"]
+        preparing = run_step(prepare_evaluation, parameters, prompts=prompts)
+        run_uri = preparing.output
+        generating = run_step(generate_completions, parameters, prompts=prompts, output_uri=run_uri)
+        repeating = run_step(answer_again, parameters, prompts=prompts).after(generating)
+        completions = generating.outputs["completions"]
+        writing = run_step(write_results, parameters, completions=completions, output_uri=run_uri)
+        canary = repeating.outputs["canary"]
+        scoring = run_step(evaluate_completions, parameters, completions=completions, canary=canary)
+        scores = scoring.outputs["scores"]
+        comparing = run_step(
+            compare_evaluations, parameters, scores=scores, history_uri=parameters["output_uri"], run_uri=writing.output
+        )
+        gating = run_step(enforce_gate, parameters, outcome=comparing.outputs["Output"], run_uri=writing.output)
+    for task in (loading, preparing, generating, repeating, writing, scoring, comparing, gating, summarizing):
+        apply_pod_settings(task, parameters)
+    pass_webhook(summarizing, parameters)
+    # The scoring pod too, for a judge is an engine as well.
+    for task in (generating, repeating, scoring):
+        apply_engine_settings(task, parameters)
 
 
 @dsl.pipeline(
@@ -83,28 +113,4 @@ def evaluation(
         output_uri: Folder path, s3:// or gs:// address; each run gets a folder below it.
         storage_secret_name: Kubernetes secret with the keys accesskey, secretkey and webhook; it may be absent.
     """
-    parameters = dict(locals())
-    parameters["run_id"] = dsl.PIPELINE_JOB_ID_PLACEHOLDER
-    summarizing = run_step(summarize_evaluation, parameters)
-    with dsl.ExitHandler(summarizing):
-        loading = run_step(load_dataset, parameters)
-        prompts = loading.outputs["prompts"]
-        preparing = run_step(prepare_evaluation, parameters, prompts=prompts)
-        run_uri = preparing.output
-        generating = run_step(generate_completions, parameters, prompts=prompts, output_uri=run_uri)
-        repeating = run_step(answer_again, parameters, prompts=prompts).after(generating)
-        completions = generating.outputs["completions"]
-        writing = run_step(write_results, parameters, completions=completions, output_uri=run_uri)
-        canary = repeating.outputs["canary"]
-        scoring = run_step(evaluate_completions, parameters, completions=completions, canary=canary)
-        scores = scoring.outputs["scores"]
-        comparing = run_step(
-            compare_evaluations, parameters, scores=scores, history_uri=output_uri, run_uri=writing.output
-        )
-        gating = run_step(enforce_gate, parameters, outcome=comparing.outputs["Output"], run_uri=writing.output)
-    for task in (loading, preparing, generating, repeating, writing, scoring, comparing, gating, summarizing):
-        apply_pod_settings(task, image=runtime_image, secret_name=storage_secret_name)
-    pass_webhook(summarizing, secret_name=storage_secret_name)
-    # The scoring pod too, for a judge is an engine as well.
-    for task in (generating, repeating, scoring):
-        apply_engine_settings(task, resources_cpu, resources_memory, resources_node_selector, resources_tolerations)
+    _run_steps(dict(locals()))

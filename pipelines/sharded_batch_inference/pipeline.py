@@ -1,5 +1,7 @@
 """Many pods generate: dataset -> shards -> a loop over pods -> repair -> one result in object storage."""
 
+from typing import Any
+
 from kfp import dsl
 from kfp_llm_batch.components import generate_shards, merge_shards, split_dataset, warm_shards
 from kfp_llm_batch.components.parameters import documented
@@ -11,6 +13,23 @@ from kfp_llm_batch.pipelines.pod_settings import (
 from kfp_llm_batch.pipelines.wiring import run_step
 
 from kfp_llm_batch.images import VLLM_CPU_IMAGE
+
+
+def _run_steps(parameters: dict[str, Any]) -> Any:
+    """Each step with the pipeline's parameters of its names; the result's address."""
+    splitting = run_step(split_dataset, parameters)
+    job_uri = splitting.outputs["job_uri"]
+    warming = run_step(warm_shards, parameters, job_uri=job_uri)
+    engine_cache = warming.outputs["engine_cache"]
+    with dsl.ParallelFor(items=splitting.outputs["Output"], name="pods") as shards_uri:
+        generating = run_step(generate_shards, parameters, shards_uri=shards_uri, engine_cache=engine_cache)
+    repairing = run_step(generate_shards, parameters, shards_uri=job_uri, engine_cache=engine_cache).after(generating)
+    merging = run_step(merge_shards, parameters, job_uri=job_uri).after(repairing)
+    for task in (splitting, warming, generating, repairing, merging):
+        apply_pod_settings(task, parameters)
+    for task in (warming, generating, repairing):
+        apply_engine_settings(task, parameters)
+    return merging.outputs["Output"]
 
 
 @dsl.pipeline(
@@ -70,17 +89,4 @@ def sharded_batch_inference(
     Returns:
         The address of the result.
     """
-    parameters = dict(locals())
-    splitting = run_step(split_dataset, parameters)
-    job_uri = splitting.outputs["job_uri"]
-    warming = run_step(warm_shards, parameters, job_uri=job_uri)
-    engine_cache = warming.outputs["engine_cache"]
-    with dsl.ParallelFor(items=splitting.outputs["Output"], name="pods") as shards_uri:
-        generating = run_step(generate_shards, parameters, shards_uri=shards_uri, engine_cache=engine_cache)
-    repairing = run_step(generate_shards, parameters, shards_uri=job_uri, engine_cache=engine_cache).after(generating)
-    merging = run_step(merge_shards, parameters, job_uri=job_uri).after(repairing)
-    for task in (splitting, warming, generating, repairing, merging):
-        apply_pod_settings(task, image=runtime_image, secret_name=storage_secret_name)
-    for task in (warming, generating, repairing):
-        apply_engine_settings(task, resources_cpu, resources_memory, resources_node_selector, resources_tolerations)
-    return merging.outputs["Output"]
+    return _run_steps(dict(locals()))
