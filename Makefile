@@ -86,8 +86,9 @@ format: install ## Format the code and mend what the linter can
 	$(BIN)/ruff format .
 
 .PHONY: compile
-compile: install ## Compile components and pipelines to their committed YAML
+compile: install ## Compile components and pipelines to their committed YAML, and draw the packages
 	@$(BIN)/kfp-llm-batch compile
+	@$(BIN)/python -m tools.architecture
 
 .PHONY: component
 component: install ## Make a new component with its test: make component NAME=verb_noun

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.generation.chat_tokenizer import ModelTokenizer
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.generating import generate
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.machine import read_machine
 from kfp_llm_batch.models.resolving import resolve_model

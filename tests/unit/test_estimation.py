@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from kfp_llm_batch.cli.estimate import read_arguments
 from kfp_llm_batch.cli.main import app
 from kfp_llm_batch.dataset.loading import DatasetConfig
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.errors import ConfigurationError, DataError
 from kfp_llm_batch.estimation.estimating import EstimateConfig, estimate
 from kfp_llm_batch.estimation.forecast import Work, forecast, steps
@@ -21,7 +22,6 @@ from kfp_llm_batch.generation.chat_tokenizer import EchoTokenizer
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.generating import generate
 from kfp_llm_batch.generation.preparation import RowPreparer
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.report import estimate_table, markdown_report
 from kfp_llm_batch.generation.sampling import SamplingConfig
 

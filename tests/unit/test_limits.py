@@ -7,12 +7,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.engine.faults import VARIABLE as FAULTS
 from kfp_llm_batch.errors import ConfigurationError, DataError, EngineError
 from kfp_llm_batch.generation.checkpoint import Checkpoint
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.generating import generate
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.survey import hashed_order
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.results.audit import audit_result

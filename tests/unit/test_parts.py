@@ -6,9 +6,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.generation import parts
 from kfp_llm_batch.generation.parts import PartWriter, part_seconds
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.schemas import COMPLETION_FIELDS
 
 

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.generation.chat_tokenizer import EchoTokenizer
 from kfp_llm_batch.generation.preparation import PreparedRow, RowPreparer
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.generation.special_tokens import Message
 

@@ -4,8 +4,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.errors import DataError
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.manifests import PromptsManifest, StoredFile
 from kfp_llm_batch.schemas import PROMPT_FIELDS
 

@@ -10,8 +10,6 @@ START_OF_MESSAGE = 256
 """Token that precedes a message; 0 to 255 are the bytes of its text."""
 END_OF_ROLE = 257
 END_OF_PROMPT = 258
-VOCABULARY_SIZE = 259
-MAX_MODEL_LEN = 8192
 _ANSWERS_PER_STEP = 64
 
 

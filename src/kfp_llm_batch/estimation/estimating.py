@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.compiling import COLD_SECONDS, saved_share
 from kfp_llm_batch.engine.decisions import EngineSettings
@@ -30,7 +31,6 @@ from kfp_llm_batch.estimation.speed import Round, fit
 from kfp_llm_batch.generation import expectation
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.generating import choose_placement, make_engines, make_preparer
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.machine import Machine, read_machine
 from kfp_llm_batch.models.resolving import Model, resolve_model
 from kfp_llm_batch.sharding.sizing import AUTO, ShardingConfig

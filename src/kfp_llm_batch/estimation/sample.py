@@ -8,13 +8,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.engine.decisions import JobFacts
 from kfp_llm_batch.engine.settings import BLOCK_TOKENS
 from kfp_llm_batch.errors import DataError
 from kfp_llm_batch.generation.answering import in_engine_order, without_duplicates
 from kfp_llm_batch.generation.answers import PendingAnswer
 from kfp_llm_batch.generation.preparation import PreparedRow, RowPreparer
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.survey import Survey, hashed_order
 
 SAMPLE_ROWS = 2048

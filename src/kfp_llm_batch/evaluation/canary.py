@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kfp_llm_batch.dataset.prompt_writing import SHARD
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.evaluation.score_table import ScoreTable
 from kfp_llm_batch.evaluation.scorers.protocol import Metric
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.generating import generate
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.survey import hashed_order
 from kfp_llm_batch.manifests import ResultManifest, StoredFile
 from kfp_llm_batch.schemas import PROMPT_FIELDS

@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 
 import requests
 
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.errors import ConfigurationError, StorageError
 from kfp_llm_batch.evaluation.baselines import BaselinePointer, read_evaluation_manifest
 from kfp_llm_batch.evaluation.comparing import COMPARISON, REPORT, ComparisonConfig
 from kfp_llm_batch.evaluation.config import EvaluationConfig
 from kfp_llm_batch.evaluation.history import EVALUATION_FOLDER
 from kfp_llm_batch.evaluation.manifest import EvaluationManifest
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.manifests import FILE_NAME
 from kfp_llm_batch.results.publishing import check_destination
 from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kfp_llm_batch import termination
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.disk import writing
 from kfp_llm_batch.errors import StorageError
 from kfp_llm_batch.generation.parts import PartWriter
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.manifests import StoredFile
 from kfp_llm_batch.schemas import COMPLETION_FIELDS, with_own_columns
 from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, ObjectNotFoundError, ObjectStore, open_store

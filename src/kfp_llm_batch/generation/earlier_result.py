@@ -13,8 +13,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kfp_llm_batch.errors import ConfigurationError
-from kfp_llm_batch.generation.hashes import hash_texts
 from kfp_llm_batch.generation.provenance import Origin
+from kfp_llm_batch.hashes import hash_texts
 from kfp_llm_batch.results.publishing import fetch_result
 from kfp_llm_batch.schemas import COMPLETION_FIELDS, FAULTY, with_own_columns
 

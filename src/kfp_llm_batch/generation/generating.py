@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.decisions import Setting
 from kfp_llm_batch.engine.devices import CPU, choose_device, installed_build
@@ -27,7 +28,6 @@ from kfp_llm_batch.generation.earlier_result import EarlierResult
 from kfp_llm_batch.generation.error_budget import ErrorBudget
 from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.generation.preparation import RowPreparer
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.provenance import Origin
 from kfp_llm_batch.generation.reuse import share_answers, shared_answers
 from kfp_llm_batch.generation.run import GenerationRun

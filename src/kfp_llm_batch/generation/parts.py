@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.disk import new_file
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.manifests import Checksum, StoredFile, reused_of
 from kfp_llm_batch.schemas import COMPLETION_FIELDS, FAULTY, STATUSES, completions_schema
 

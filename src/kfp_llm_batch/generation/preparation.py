@@ -9,11 +9,11 @@ from typing import Any
 import pyarrow as pa
 
 from kfp_llm_batch.dataset.config import is_clean_text
+from kfp_llm_batch.dataset.prompts import NumberedBatch
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.generation.chat_tokenizer import ChatTokenizer
 from kfp_llm_batch.generation.context_policy import ContextPolicy
 from kfp_llm_batch.generation.identity import request_key, settings_digest
-from kfp_llm_batch.generation.prompts import NumberedBatch
 from kfp_llm_batch.generation.sampling import SamplingConfig, parse_row_params
 from kfp_llm_batch.generation.special_tokens import Message, SpecialTokenError
 from kfp_llm_batch.schemas import PROMPT_TRUNCATED

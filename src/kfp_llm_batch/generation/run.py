@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.decisions import EngineSettings
 from kfp_llm_batch.engine.group import EngineGroup
@@ -33,7 +34,6 @@ from kfp_llm_batch.generation.expectation import expected
 from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.generation.preparation import RowPreparer
 from kfp_llm_batch.generation.progress import ProgressReport
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.provenance import Origin
 from kfp_llm_batch.generation.survey import Survey, Surveyor, hashed_order
 from kfp_llm_batch.machine import Machine

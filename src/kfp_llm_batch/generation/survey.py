@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.engine.decisions import JobFacts
 from kfp_llm_batch.generation.answers import invalid_completion
 from kfp_llm_batch.generation.checkpoint import RowIndex
 from kfp_llm_batch.generation.earlier_result import EarlierResult
 from kfp_llm_batch.generation.error_budget import ErrorBudget
-from kfp_llm_batch.generation.hashes import hash_texts
 from kfp_llm_batch.generation.preparation import PreparedRow, RowPreparer
-from kfp_llm_batch.generation.prompts import Prompts
+from kfp_llm_batch.hashes import hash_texts
 from kfp_llm_batch.manifests import Checksum
 from kfp_llm_batch.row_log import RowLog
 

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kfp_llm_batch.engine import echo
 from kfp_llm_batch.errors import ConfigurationError, StorageError
 from kfp_llm_batch.machine import read_machine
 from kfp_llm_batch.manifests import FILE_NAME
@@ -105,10 +104,10 @@ def _digests(folder: Path, names: list[str]) -> dict[str, str]:
 
 def _echo_model() -> Model:
     facts = ModelFacts(
-        max_model_len=echo.MAX_MODEL_LEN,
+        max_model_len=8192,
         kv_bytes_per_token=0,
         weight_bytes=0,
-        vocab_size=echo.VOCABULARY_SIZE,
+        vocab_size=259,  # bytes, and the engine's marks of messages
         hidden_size=0,
         intermediate_size=0,
         dtype="uint8",

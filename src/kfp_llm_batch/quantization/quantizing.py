@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.engine.settings import answer_settings, choose_dtype
 from kfp_llm_batch.errors import ConfigurationError, DataError
 from kfp_llm_batch.generation.chat_tokenizer import ModelTokenizer
 from kfp_llm_batch.generation.preparation import PreparedRow, RowPreparer
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.generation.survey import hashed_order
 from kfp_llm_batch.machine import Machine, read_machine

@@ -13,9 +13,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.errors import ResultError
-from kfp_llm_batch.generation.hashes import hash_texts
-from kfp_llm_batch.generation.prompts import Prompts
+from kfp_llm_batch.hashes import hash_texts
 from kfp_llm_batch.manifests import FILE_NAME, ResultManifest
 from kfp_llm_batch.results.carried_columns import (
     Column,

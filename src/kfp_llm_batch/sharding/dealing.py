@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from kfp_llm_batch.generation.hashes import hash_texts
+from kfp_llm_batch.hashes import hash_texts
 
 BUCKETS = 2**16
 _BUCKET_SHIFT = np.uint64(64 - 16)

@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.disk import writing
 from kfp_llm_batch.errors import BatchError, IncompleteRunError
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.sharding.answering import fetch_prompts
 from kfp_llm_batch.sharding.job import Job, JobFolder
 from kfp_llm_batch.storage.uris import join_uri

@@ -8,9 +8,9 @@ import tempfile
 from pathlib import Path
 
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.generation.config import GenerationConfig, generation_fields
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.reuse import shared_answers
 from kfp_llm_batch.machine import read_machine
 from kfp_llm_batch.manifests import ResultManifest

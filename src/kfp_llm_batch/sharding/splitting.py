@@ -13,8 +13,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from kfp_llm_batch.dataset.batches import slices
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.disk import new_file
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.sharding.dealing import BucketCounts, buckets_of, deal
 from kfp_llm_batch.sharding.job import Shard
 from kfp_llm_batch.sharding.token_estimates import prompt_tokens

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.errors import ConfigurationError, DataError
 from kfp_llm_batch.generation.config import GenerationConfig, generation_fields
-from kfp_llm_batch.generation.prompts import Prompts
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.sharding.answering import fetch_prompts
 from kfp_llm_batch.sharding.job import Job, JobAddress, JobFolder
