@@ -7,10 +7,11 @@ nobody knows, come with the second.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from kfp_llm_batch.hashes import hash_texts
 
@@ -18,6 +19,10 @@ BUCKETS = 2**16
 _BUCKET_SHIFT = np.uint64(64 - 16)
 _SUM_WEIGHT = 0.01
 """Of what is second to the fullest measure; it only decides between shards that are nearly equal in that one."""
+
+_GATHERED_ROWS = 2**16
+_GATHERED_BYTES = 64 * 2**20
+"""Rows are dealt out this many at a time, so that each shard gets batches and not single rows."""
 
 Counts = npt.NDArray[np.int64]
 
@@ -62,3 +67,31 @@ def deal(counts: BucketCounts, shards: int) -> Counts:
         owners[bucket] = shard
         dealt_rows[shard], dealt_tokens[shard] = after_rows[shard], after_tokens[shard]
     return owners
+
+
+def gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in larger tables."""
+    waiting: list[pa.Table] = []
+    rows = size = 0
+    for table in tables:
+        waiting.append(table)
+        rows, size = rows + table.num_rows, size + table.nbytes
+        if rows >= _GATHERED_ROWS or size >= _GATHERED_BYTES:
+            yield pa.concat_tables(waiting)
+            waiting, rows, size = [], 0, 0
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def by_shard(table: pa.Table, owners: Counts) -> Iterator[tuple[int, pa.Table]]:
+    """The rows of each shard that has some, in their order.
+
+    Args:
+        table: With the column `row_id`.
+        owners: The shard of each bucket.
+    """
+    shards = owners[buckets_of(table["row_id"].to_pylist())]
+    order = np.argsort(shards, kind="stable")
+    found, counts = np.unique(shards, return_counts=True)
+    for shard, rows in zip(found.tolist(), np.split(order, np.cumsum(counts)), strict=False):
+        yield shard, table.take(pa.array(rows))

@@ -12,7 +12,7 @@ from kfp_llm_batch.generation.chat_tokenizer import ModelTokenizer
 from kfp_llm_batch.models.resolving import resolve_model
 from kfp_llm_batch.schemas import MESSAGES
 from kfp_llm_batch.sharding.dealing import BucketCounts, buckets_of, deal
-from kfp_llm_batch.sharding.token_estimates import TOKENS_PER_MESSAGE, prompt_tokens
+from kfp_llm_batch.sharding.splitting import TOKENS_PER_MESSAGE, prompt_tokens
 
 AROUND = 30
 """Tokens that the demo model's chat template puts around a question."""
