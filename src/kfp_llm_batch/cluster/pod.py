@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 
@@ -22,7 +23,7 @@ def answer_index(address: JobAddress, index: int) -> None:
     """
     folder = JobFolder(open_store(address.uri))
     try:
-        answer_shards(JobAddress.parse(address.with_shards([index])), None)
+        answer_shards(dataclasses.replace(address, shards=(index,)), None)
     except BatchError as error:
         folder.save_failure(index, f"{type(error).__name__}: {error}")
         raise

@@ -72,9 +72,7 @@ def generate_on_cluster(address: JobAddress, pods: PodConfig) -> dict[str, int]:
         _LOG.info("The result at %s is that of this very job.", address.output_uri)
         return {"succeeded": 0, "failed": 0}
     folder = JobFolder(open_store(address.uri))
-    job = folder.read_job()
-    if job is None:
-        raise DataError("There is no such job", received=address.uri, remedy="split_dataset writes it.")
+    job = folder.job()
     api, namespace = load_cluster()
     run = _ClusterRun(api, namespace, address, job, pods)
     with termination.Termination():

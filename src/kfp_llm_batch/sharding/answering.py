@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import logging
 import signal
 import sys
 import tempfile
@@ -12,7 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from kfp_llm_batch.disk import writing
+from kfp_llm_batch.disk import file_sha256, writing
 from kfp_llm_batch.errors import ConfigurationError, DataError
 from kfp_llm_batch.generation.generating import generate
 from kfp_llm_batch.manifests import PromptsManifest, StoredFile
@@ -21,7 +19,6 @@ from kfp_llm_batch.sharding.uploading import upload_shard
 from kfp_llm_batch.steps import step
 from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, ObjectNotFoundError, open_store
 
-_LOG = logging.getLogger("kfp_llm_batch")
 _PROMPTS = "shard-00000.arrow"
 _PR_SET_PDEATHSIG = 1
 """Linux ends this process when the one that started it is gone."""
@@ -34,9 +31,11 @@ def answer_in_turn(address: JobAddress, engine_cache: Path | None) -> None:
         BatchError: See errors.py.
     """
     folder = JobFolder(open_store(address.uri, patience_seconds=LONG_PATIENCE_SECONDS))
-    job = _job(folder)
+    job = folder.job()
     for number in address.shards or ():
-        _check_number(job, number)
+        if number >= len(job.shards):
+            last = len(job.shards) - 1
+            raise ConfigurationError("The job has no such shard", received=number, allowed=[f"0 to {last}"])
         _answer(folder, job, address, number, engine_cache)
 
 
@@ -65,9 +64,7 @@ def fetch_prompts(folder: JobFolder, job: Job, number: int, target: Path) -> Non
         folder.store.download(prompts_key(number), path)
     except ObjectNotFoundError as error:
         raise DataError(f"The prompts of shard {number} are gone: {error}", remedy="Start the run again.") from error
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != shard.sha256:
+    if (digest := file_sha256(path)) != shard.sha256:
         raise DataError(f"The prompts of shard {number} are not what the job says: their SHA-256 is {digest}")
     PromptsManifest(
         fingerprint=shard.sha256,
@@ -85,20 +82,6 @@ def _faults(path: Path) -> int:
     with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
         batches = [reader.get_batch(index) for index in range(reader.num_record_batches)]
         return sum(batch.num_rows - batch.column("fault").null_count for batch in batches)
-
-
-def _job(folder: JobFolder) -> Job:
-    job = folder.read_job()
-    if job is None:
-        raise DataError(
-            "There is no such job", received=folder.store.uri, remedy="split_dataset writes it: start the run again."
-        )
-    return job
-
-
-def _check_number(job: Job, number: int) -> None:
-    if number >= len(job.shards):
-        raise ConfigurationError("The job has no such shard", received=number, allowed=[f"0 to {len(job.shards) - 1}"])
 
 
 def main() -> None:

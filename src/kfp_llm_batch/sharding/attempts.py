@@ -59,7 +59,7 @@ def answer_shards(address: JobAddress, engine_cache: Path | None) -> dict[int, R
     folder = JobFolder(open_store(address.uri, patience_seconds=LONG_PATIENCE_SECONDS))
     numbers = _wanted(folder, address)
     with termination.Termination():
-        _answer(folder, address, [number for number in numbers if folder.manifest(number) is None], engine_cache)
+        _answer(folder, address, folder.unanswered(numbers), engine_cache)
     found = {number: folder.manifest(number) for number in numbers}
     return {number: manifest for number, manifest in found.items() if manifest is not None}
 
@@ -67,11 +67,9 @@ def answer_shards(address: JobAddress, engine_cache: Path | None) -> dict[int, R
 def _wanted(folder: JobFolder, address: JobAddress) -> list[int]:
     if address.shards is not None:
         return list(address.shards)
-    job = folder.read_job()
-    if job is None:
-        raise DataError("There is no such job", received=address.uri)
-    missing = [number for number in range(len(job.shards)) if folder.manifest(number) is None]
-    _LOG.info("%d of %d shards have no manifest: %s.", len(missing), len(job.shards), missing or "none is left")
+    shards = len(folder.job().shards)
+    missing = folder.unanswered(range(shards))
+    _LOG.info("%d of %d shards have no manifest: %s.", len(missing), shards, missing or "none is left")
     return missing
 
 
@@ -80,7 +78,7 @@ def _answer(folder: JobFolder, address: JobAddress, numbers: list[int], engine_c
     while numbers:
         termination.check()
         error = _attempt(address.with_shards(numbers), engine_cache)
-        numbers = [number for number in numbers if folder.manifest(number) is None]
+        numbers = folder.unanswered(numbers)
         if error is None or not numbers:
             return
         if isinstance(error, ConfigurationError | DataError | InterruptedRunError):

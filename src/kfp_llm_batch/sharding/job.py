@@ -16,7 +16,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -186,6 +186,22 @@ class JobFolder:
             return Job.from_json(self.store.read(FILE_NAME), f"{self.store.uri}/{FILE_NAME}")
         except ObjectNotFoundError:
             return None
+
+    def job(self) -> Job:
+        """The job.
+
+        Raises:
+            DataError: It is not there.
+        """
+        if job := self.read_job():
+            return job
+        raise DataError(
+            "There is no such job", received=self.store.uri, remedy="split_dataset writes it: start the run again."
+        )
+
+    def unanswered(self, shards: Iterable[int]) -> list[int]:
+        """Those that are not finished."""
+        return [shard for shard in shards if self.manifest(shard) is None]
 
     def manifest(self, shard: int) -> ResultManifest | None:
         """What was answered of a shard; None if it is not finished, or its manifest is damaged."""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from kfp_llm_batch.errors import DataError, ResultError
+from kfp_llm_batch.errors import ResultError
 from kfp_llm_batch.generation.error_budget import ErrorBudget
 from kfp_llm_batch.manifests import Checksum, ResultManifest
 from kfp_llm_batch.results.ownership import check_ownership
@@ -50,7 +50,7 @@ def merge_shards(address: JobAddress) -> ResultManifest:
         live = None if replaced is None else parse_manifest(store, replaced)
         if live is not None and is_result_of(address.id, live):
             break
-        result = _merged(folder, store, address, live)
+        result = _merged(folder, store, live)
         if set_manifest(store, result, replaced):
             live = result
             break
@@ -60,10 +60,8 @@ def merge_shards(address: JobAddress) -> ResultManifest:
     return live
 
 
-def _merged(folder: JobFolder, store: ObjectStore, address: JobAddress, live: ResultManifest | None) -> ResultManifest:
-    job = folder.read_job()
-    if job is None:
-        raise DataError("There is no such job", received=address.uri, remedy="Start the run again.")
+def _merged(folder: JobFolder, store: ObjectStore, live: ResultManifest | None) -> ResultManifest:
+    job = folder.job()
     check_ownership(store)
     check_replaceable(live, store.uri, overwrite=job.output_overwrite)
     found = {number: folder.manifest(number) for number in range(len(job.shards))}

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from kfp_llm_batch.disk import writing
+from kfp_llm_batch.disk import file_sha256, writing
 from kfp_llm_batch.manifests import ResultManifest, StoredFile
 from kfp_llm_batch.results.formats import EXTENSIONS, write_part
 from kfp_llm_batch.results.ownership import own_name
@@ -39,55 +39,54 @@ def upload_shard(
     Raises:
         StorageError: The store does not answer or refuses, or the local disk is full.
     """
-    upload = _Upload(folder, manifest, store, shard, output_format)
     with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name:
+        upload = _Upload(
+            folder=folder,
+            manifest=manifest,
+            store=store,
+            output_format=output_format,
+            replaced=stored_manifest(store),
+            working_folder=Path(name),
+        )
         return dataclasses.replace(
             manifest,
             output_format=output_format,
-            parts=tuple(upload.files("parts/part", manifest.parts, Path(name))),
-            errors=tuple(upload.files("errors/errors", manifest.errors, Path(name))),
+            parts=tuple(upload.files(f"parts/part-{shard:05d}", manifest.parts)),
+            errors=tuple(upload.files(f"errors/errors-{shard:05d}", manifest.errors)),
         )
 
 
+@dataclass(frozen=True, kw_only=True)
 class _Upload:
-    def __init__(
-        self, folder: Path, manifest: ResultManifest, store: ObjectStore, shard: int, output_format: str
-    ) -> None:
-        self._folder = folder
-        self._manifest = manifest
-        self._store = store
-        self._shard = shard
-        self._format = output_format
-        self._replaced = stored_manifest(store)
+    folder: Path
+    manifest: ResultManifest
+    store: ObjectStore
+    output_format: str
+    replaced: bytes | None
+    working_folder: Path
 
-    def files(self, stem: str, sources: Sequence[StoredFile], working_folder: Path) -> Iterator[StoredFile]:
+    def files(self, stem: str, sources: Sequence[StoredFile]) -> Iterator[StoredFile]:
         """Join, convert and upload the files of one kind."""
-        stem = f"{stem}-{self._shard:05d}"
-        stored = {entry.key: entry.size for entry in self._store.list(stem)}
-        joined, converted = working_folder / "joined", working_folder / "converted"
+        stored = {entry.key: entry.size for entry in self.store.list(stem)}
+        converted = self.working_folder / "converted"
         for number, group in enumerate(_groups(sources)):
-            source = self._joined(group, joined)
             with converted.open("wb") as sink:
-                write_part(source, self._manifest, self._format, sink)
-            file = self._described(converted, stem, number, sum(entry.rows for entry in group))
-            if stored.get(file.path) != file.bytes:
-                self._store.upload(converted, file.path)
-            yield file
+                write_part(self._joined(group), self.manifest, self.output_format, sink)
+            digest, size = file_sha256(converted), converted.stat().st_size
+            key = own_name(stem, number, digest, self.replaced, EXTENSIONS[self.output_format])
+            if stored.get(key) != size:
+                self.store.upload(converted, key)
+            yield StoredFile(path=key, rows=sum(entry.rows for entry in group), bytes=size, sha256=digest)
 
-    def _joined(self, group: list[StoredFile], target: Path) -> Path:
-        paths = [self._folder / file.path for file in group]
+    def _joined(self, group: list[StoredFile]) -> Path:
+        paths = [self.folder / file.path for file in group]
         if len(paths) == 1:
             return paths[0]
+        target = self.working_folder / "joined"
         with pq.ParquetWriter(target, pq.read_schema(paths[0]), compression="zstd") as writer:
             for path in paths:
                 writer.write_table(pq.read_table(path))
         return target
-
-    def _described(self, path: Path, stem: str, number: int, rows: int) -> StoredFile:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        name = own_name(stem, number, digest, self._replaced, EXTENSIONS[self._format])
-        return StoredFile(path=name, rows=rows, bytes=path.stat().st_size, sha256=digest)
 
 
 def _groups(files: Sequence[StoredFile]) -> Iterator[list[StoredFile]]:
