@@ -8,7 +8,7 @@ import tarfile
 import tomllib
 import venv
 import zipfile
-from importlib.metadata import distributions
+from importlib.metadata import distributions, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -102,6 +102,39 @@ def test_importing_the_package_loads_nothing_else():
     )
     finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert finished.stdout.split() == ["kfp_llm_batch"]
+
+
+IMPORTED = {
+    "kfp_llm_batch.cli": {"typer", "yaml"},
+    "kfp_llm_batch.client": {
+        "cronsim", "google", "jsonschema", "kfp", "kubernetes", "kubernetes_validate", "numpy", "pyarrow", "requests",
+        "tenacity", "yaml",
+    },
+    "kfp_llm_batch.storage.object_store": {"requests", "tenacity"},
+    "kfp_llm_batch.dataset.loading": {"jinja2", "numpy", "pyarrow", "requests", "tenacity"},
+    "kfp_llm_batch.results.publishing": {"numpy", "pyarrow", "requests", "tenacity"},
+    "kfp_llm_batch.generation.generating": {
+        "filelock", "jsonschema", "numpy", "pyarrow", "requests", "rich", "tenacity",
+    },
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def declared_modules() -> set[str]:
+    """What can be imported of the packages that pyproject.toml asks for."""
+    project = PYPROJECT["project"]
+    groups = (project["dependencies"], *project["optional-dependencies"].values())
+    asked = {canonicalize_name(Requirement(text).name) for group in groups for text in group}
+    return {
+        module for module, names in packages_distributions().items() if asked & {canonicalize_name(n) for n in names}
+    }
+
+
+@pytest.mark.parametrize("module", IMPORTED)
+def test_an_import_loads_only_what_is_listed(module, declared_modules):
+    script = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert set(finished.stdout.split()) & declared_modules == IMPORTED[module]
 
 
 def test_one_version_is_everywhere(wheel_file):
