@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 from kfp_llm_batch.cli.demo_dataset import write_demo_dataset
 from kfp_llm_batch.cli.local_run import run_pipeline
 from kfp_llm_batch.cli.result_summary import print_first_answers, print_summary
 from kfp_llm_batch.errors import ResultError
-from kfp_llm_batch.parameters import read_parameters
 from kfp_llm_batch.results.audit import audit_result
 from kfp_llm_batch.shipped import load_pipeline
 from kfp_llm_batch.storage.embedded_store import EmbeddedStore
@@ -32,8 +32,7 @@ def run_demo(folder: Path) -> None:
         print(f"store:   SeaweedFS at {store.endpoint}")
         os.environ.update(store.environment())
         pipeline = load_pipeline("batch_inference")
-        arguments = read_parameters(pipeline, _assignments(dataset), None)
-        run_pipeline(pipeline, arguments, in_docker=False, keep=None, verbose=False)
+        run_pipeline(pipeline, _arguments(dataset), in_docker=False, keep=None, verbose=False)
         print_first_answers(OUTPUT_URI, ["row_id", "status", "question", "completion", "answer"], rows=5)
         print_summary(OUTPUT_URI)
         report = audit_result(OUTPUT_URI)
@@ -43,13 +42,13 @@ def run_demo(folder: Path) -> None:
     print(f"The demo took {time.monotonic() - started:.0f} s; its objects stay in {folder / 'store'}.")
 
 
-def _assignments(dataset: Path) -> list[str]:
-    return [
-        f"dataset_uri={dataset}",
-        "dataset_id_column=id",
-        "prompt_template={{ question }}",
-        "model_uri=demo://smollm2-135m-instruct",
-        "generation_max_tokens=48",
-        f"output_uri={OUTPUT_URI}",
-        "output_overwrite=true",
-    ]
+def _arguments(dataset: Path) -> dict[str, Any]:
+    return {
+        "dataset_uri": str(dataset),
+        "dataset_id_column": "id",
+        "prompt_template": "{{ question }}",
+        "model_uri": "demo://smollm2-135m-instruct",
+        "generation_max_tokens": 48,
+        "output_uri": OUTPUT_URI,
+        "output_overwrite": True,
+    }

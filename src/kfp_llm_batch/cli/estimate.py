@@ -38,12 +38,13 @@ def read_arguments(options: Sequence[str], assignments: Sequence[str], params: P
     pipeline = load_pipeline(_PIPELINE)
     given = [_NOWHERE, *assignments, *_assignments(options)]
     arguments = read_parameters(pipeline, given, params)
-    defaults = {name: entry["defaultValue"] for name, entry in pipeline.inputs.items() if "defaultValue" in entry}
-    whole = {name: int(value) for name, value in defaults.items() if pipeline.inputs[name]["parameterType"] == _INTEGER}
-    return {**defaults, **whole, **arguments, "output_uri": ""}
-
-
-_INTEGER = "NUMBER_INTEGER"
+    defaults = {
+        # The compiled YAML writes 3 as 3.0.
+        name: int(entry["defaultValue"]) if entry["parameterType"] == "NUMBER_INTEGER" else entry["defaultValue"]
+        for name, entry in pipeline.inputs.items()
+        if "defaultValue" in entry
+    }
+    return {**defaults, **arguments, "output_uri": ""}
 
 
 def print_estimate(arguments: Mapping[str, Any], config: EstimateConfig, *, as_json: bool) -> None:
@@ -97,15 +98,13 @@ def _time(seconds: float) -> str:
 
 def _assignments(options: Sequence[str]) -> list[str]:
     """Options as NAME=VALUE."""
-    found, waiting = [], list(options)
-    while waiting:
-        option = waiting.pop(0)
+    found, waiting = [], iter(options)
+    for option in waiting:
         if not option.startswith("--"):
             raise ConfigurationError("estimate takes options alone", received=option, remedy="Write --name value.")
         name, equals, value = option[2:].partition("=")
-        if not equals:
-            if not waiting:
-                raise ConfigurationError("An option needs a value", received=option, remedy=f"Write {option} value.")
-            value = waiting.pop(0)
-        found.append(f"{name.replace('-', '_')}={value}")
+        given = value if equals else next(waiting, None)
+        if given is None:
+            raise ConfigurationError("An option needs a value", received=option, remedy=f"Write {option} value.")
+        found.append(f"{name.replace('-', '_')}={given}")
     return found

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,24 +20,8 @@ _INTERRUPTED = 130
 schedule_app = typer.Typer(help="Run a pipeline again and again.", no_args_is_help=True, rich_markup_mode=None)
 
 
-class Output(StrEnum):
-    """For people or for programs."""
-
-    TEXT = "text"
-    JSON = "json"
-
-
-class State(StrEnum):
-    """States to look for."""
-
-    PENDING = "PENDING"
-    RUNNING = "RUNNING"
-    SUCCEEDED = "SUCCEEDED"
-    FAILED = "FAILED"
-    SKIPPED = "SKIPPED"
-    CANCELED = "CANCELED"
-
-
+State = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"]
+Output = Literal["text", "json"]
 PipelineName = Annotated[str, typer.Argument(help="Name of a shipped pipeline, or the path of a compiled one.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Lists and objects as JSON.")
@@ -73,7 +56,7 @@ def submit(
     dry_run: DryRun = False,
     host: Host = "",
     namespace: Namespace = "",
-    output: OutputAs = Output.TEXT,
+    output: OutputAs = "text",
 ) -> None:
     """Start a run on Kubeflow Pipelines.
 
@@ -90,7 +73,7 @@ def submit(
         print_request(request)
         return
     run = send_run(request, connect(host, namespace))
-    print_run(run, as_json=output is Output.JSON, is_new=True)
+    print_run(run, as_json=output == "json", is_new=True)
 
 
 def runs(
@@ -99,7 +82,7 @@ def runs(
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 20,
     host: Host = "",
     namespace: Namespace = "",
-    output: OutputAs = Output.TEXT,
+    output: OutputAs = "text",
 ) -> None:
     """List runs on Kubeflow Pipelines.
 
@@ -112,7 +95,7 @@ def runs(
 
     found = list_runs(experiment=experiment, client=connect(host, namespace))
     wanted = (run for run in found if state is None or run.state == state)
-    print_runs(list(itertools.islice(wanted, limit)), as_json=output is Output.JSON)
+    print_runs(list(itertools.islice(wanted, limit)), as_json=output == "json")
 
 
 def wait(
@@ -121,7 +104,7 @@ def wait(
     interval: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 10,
     host: Host = "",
     namespace: Namespace = "",
-    output: OutputAs = Output.TEXT,
+    output: OutputAs = "text",
 ) -> None:
     """Wait for a run; exit 9 with its steps' messages unless it succeeds, 6 if the time is over.
 
@@ -136,7 +119,7 @@ def wait(
     except KeyboardInterrupt:
         typer.echo(f"The waiting ended; the run goes on. Wait again: kfp-llm-batch wait {run_id}", err=True)
         raise typer.Exit(_INTERRUPTED) from None
-    print_run(run, as_json=output is Output.JSON)
+    print_run(run, as_json=output == "json")
 
 
 def register(
@@ -145,7 +128,7 @@ def register(
     ] = None,
     host: Host = "",
     namespace: Namespace = "",
-    output: OutputAs = Output.TEXT,
+    output: OutputAs = "text",
 ) -> None:
     """Upload pipelines to Kubeflow, where the UI then offers them with a form; a changed one is a new version.
 
@@ -156,9 +139,10 @@ def register(
 
     connection = client.connect(host, namespace)
     made = [client.register(name, client=connection) for name in pipelines or shipped_pipelines()]
-    if output is Output.JSON:
+    if output == "json":
         print_json([registration.as_dict() for registration in made])
-    for registration in made if output is Output.TEXT else []:
+        return
+    for registration in made:
         print(f"pipeline: {registration.name}, {registration.change}, version {registration.version}")
 
 
@@ -183,7 +167,7 @@ def schedule_add(
     dry_run: DryRun = False,
     host: Host = "",
     namespace: Namespace = "",
-    output: OutputAs = Output.TEXT,
+    output: OutputAs = "text",
 ) -> None:
     """Create a schedule, or replace the one of that name; shows the next five times.
 
@@ -202,7 +186,7 @@ def schedule_add(
         print_request(request, recurrence.times)
         return
     made, change = send_schedule(request, connect(host, namespace))
-    print_schedule(made, change, recurrence.times, as_json=output is Output.JSON)
+    print_schedule(made, change, recurrence.times, as_json=output == "json")
 
 
 @schedule_app.command("list")
@@ -210,7 +194,7 @@ def schedule_list(
     timezone: Annotated[str, typer.Option(help="Zone that the server counts in.")] = "UTC",
     host: Host = "",
     namespace: Namespace = "",
-    output: OutputAs = Output.TEXT,
+    output: OutputAs = "text",
 ) -> None:
     """List the schedules with their next time.
 
@@ -220,16 +204,11 @@ def schedule_list(
     from kfp_llm_batch.client import connect, list_schedules
 
     found = list_schedules(connect(host, namespace))
-    print_schedules(found, timezone, as_json=output is Output.JSON)
+    print_schedules(found, timezone, as_json=output == "json")
 
 
 @schedule_app.command("enable")
-def schedule_enable(
-    name: ScheduleName,
-    host: Host = "",
-    namespace: Namespace = "",
-    output: OutputAs = Output.TEXT,
-) -> None:
+def schedule_enable(name: ScheduleName, host: Host = "", namespace: Namespace = "", output: OutputAs = "text") -> None:
     """Switch a schedule on.
 
     Example: kfp-llm-batch schedule enable nightly
@@ -240,12 +219,7 @@ def schedule_enable(
 
 
 @schedule_app.command("disable")
-def schedule_disable(
-    name: ScheduleName,
-    host: Host = "",
-    namespace: Namespace = "",
-    output: OutputAs = Output.TEXT,
-) -> None:
+def schedule_disable(name: ScheduleName, host: Host = "", namespace: Namespace = "", output: OutputAs = "text") -> None:
     """Switch a schedule off; runs that have begun go on.
 
     Example: kfp-llm-batch schedule disable nightly
@@ -256,12 +230,7 @@ def schedule_disable(
 
 
 @schedule_app.command("delete")
-def schedule_delete(
-    name: ScheduleName,
-    host: Host = "",
-    namespace: Namespace = "",
-    output: OutputAs = Output.TEXT,
-) -> None:
+def schedule_delete(name: ScheduleName, host: Host = "", namespace: Namespace = "", output: OutputAs = "text") -> None:
     """Delete a schedule; its runs stay.
 
     Example: kfp-llm-batch schedule delete nightly
@@ -288,7 +257,7 @@ def _submission(experiment: str, no_cache: bool, service_account: str, volume: s
 def _print_change(facts: dict[str, Any], change: str, output: Output) -> None:
     from kfp_llm_batch.cli.kubeflow_output import print_json
 
-    if output is Output.JSON:
+    if output == "json":
         print_json(facts)
     else:
         print(f"schedule: {facts['name']}, {change}")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from kfp_llm_batch import __version__
-from kfp_llm_batch.cli import baseline, harness, kubeflow
+from kfp_llm_batch.cli import evaluation, kubeflow
 from kfp_llm_batch.errors import ResultError, exit_with_message
 from kfp_llm_batch.steps import configure_logging
 
@@ -25,15 +24,8 @@ app.command()(kubeflow.runs)
 app.command()(kubeflow.wait)
 app.command()(kubeflow.register)
 app.add_typer(kubeflow.schedule_app, name="schedule")
-app.add_typer(baseline.app, name="baseline")
-app.command("import-samples")(harness.import_samples)
-
-
-class Runner(StrEnum):
-    """Where the steps of a local run execute."""
-
-    SUBPROCESS = "subprocess"
-    DOCKER = "docker"
+app.add_typer(evaluation.baseline_app, name="baseline")
+app.command("import-samples")(evaluation.import_samples)
 
 
 def main() -> None:
@@ -57,14 +49,12 @@ def _options(
 
 @app.command()
 def run(
-    pipeline: Annotated[str, typer.Argument(help="Name of a shipped pipeline, or the path of a compiled one.")],
-    parameter: Annotated[
-        list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Lists and objects as JSON.")
-    ] = None,
-    params: Annotated[Path | None, typer.Option(help="JSON or YAML file with parameters; -p wins.")] = None,
-    runner: Annotated[Runner, typer.Option(help="Steps as processes, or in containers of the runtime image.")] = (
-        Runner.SUBPROCESS
-    ),
+    pipeline: kubeflow.PipelineName,
+    parameter: kubeflow.Assignments = None,
+    params: kubeflow.ParameterFile = None,
+    runner: Annotated[
+        Literal["subprocess", "docker"], typer.Option(help="Steps as processes, or in containers of the runtime image.")
+    ] = "subprocess",
     keep: Annotated[Path | None, typer.Option(help="Folder that keeps prompts, completions and report.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Short for -p output_overwrite=true.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", help="Show what Kubeflow's local runner says as well.")] = False,
@@ -81,7 +71,7 @@ def run(
     loaded = load_pipeline(pipeline)
     shorthand = ["output_overwrite=true"] if overwrite else []
     arguments = read_parameters(loaded, [*(parameter or []), *shorthand], params)
-    run_pipeline(loaded, arguments, in_docker=runner is Runner.DOCKER, keep=keep, verbose=verbose)
+    run_pipeline(loaded, arguments, in_docker=runner == "docker", keep=keep, verbose=verbose)
     output_uri = arguments.get("output_uri")
     if output_uri and "evaluation_scorers" in loaded.inputs:
         from kfp_llm_batch.cli.evaluation_summary import print_last_evaluation
@@ -102,7 +92,7 @@ def estimate(
     params: Annotated[Path | None, typer.Option(help="JSON or YAML file with parameters; others win.")] = None,
     hours: Annotated[float, typer.Option(help="How long the pods should take, for the number of shards.")] = 1.0,
     probe_seconds: Annotated[float, typer.Option(help="To measure the engine, up to twice as long.")] = 30.0,
-    output: Annotated[kubeflow.Output, typer.Option(help="For people or for programs.")] = kubeflow.Output.TEXT,
+    output: kubeflow.OutputAs = "text",
 ) -> None:
     """Say how long a job will take on a machine as this one, and what it costs; nothing is written but a cache.
 
@@ -116,7 +106,7 @@ def estimate(
 
     arguments = read_arguments(context.args, parameter or [], params)
     config = EstimateConfig(hours=hours, probe_seconds=probe_seconds)
-    print_estimate(arguments, config, as_json=output is kubeflow.Output.JSON)
+    print_estimate(arguments, config, as_json=output == "json")
 
 
 @app.command()

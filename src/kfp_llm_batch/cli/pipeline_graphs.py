@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from graphlib import TopologicalSorter
 from typing import Any
 
 import yaml
@@ -53,7 +54,9 @@ def _steps(
     """Each step of a graph with those right before it; the graphs inside loops and exit handlers are taken apart."""
     tasks = dag["tasks"]
     inside: dict[str, dict[str, _Step]] = {}
-    for name in _in_order(tasks):
+    for name in TopologicalSorter(
+        {name: sorted(tasks[name].get("dependentTasks", ())) for name in sorted(tasks)}
+    ).static_order():
         task = tasks[name]
         after = before.union(*(_ends(inside[earlier]) for earlier in task.get("dependentTasks", ())))
         component, repeated = components[task["componentRef"]["name"]], is_repeated or "parameterIterator" in task
@@ -62,17 +65,6 @@ def _steps(
         else:
             inside[name] = {name: _Step(after=after, is_repeated=repeated)}
         yield from inside[name].items()
-
-
-def _in_order(tasks: Mapping[str, Any]) -> list[str]:
-    ordered: list[str] = []
-    while len(ordered) < len(tasks):
-        ordered += [
-            name
-            for name in sorted(tasks)
-            if name not in ordered and set(tasks[name].get("dependentTasks", ())) <= set(ordered)
-        ]
-    return ordered
 
 
 def _ends(steps: Mapping[str, _Step]) -> frozenset[str]:

@@ -25,10 +25,6 @@ from kfp_llm_batch.models.resolving import Model, resolve_model
 
 _LOG = logging.getLogger("kfp_llm_batch")
 
-MOUNTED_MODEL = "/mnt/models"
-"""Where KServe mounts what `storageUri` names."""
-DEFAULT_CONTEXT_TOKENS = 4096
-"""Longer ones cost memory that few pods have; a model with less has its own."""
 FRONTEND_BYTES = 800 * 2**20
 """The server is a process of its own beside the engine: 0.65 GB with one request, and more with many."""
 _SERVER = "vllm.entrypoints.openai.api_server"
@@ -44,7 +40,7 @@ def serve_model(
         model_uri: What `generate_completions` takes as well.
         name: Under which requests ask for the model.
         port: Of all interfaces, as a pod's health is asked from outside.
-        context_tokens: Most tokens of prompt and answer together.
+        context_tokens: Most tokens of prompt and answer together; a model with less has its own.
         max_requests: Answered at a time; further ones wait.
         engine_options: As those of `generate_completions`.
 
