@@ -7,7 +7,7 @@ from typing import Any
 import kfp
 
 from kfp_llm_batch.client.failures import ExistsOnServerError, NotFoundOnServerError, server_errors
-from kfp_llm_batch.client.paging import named, pages
+from kfp_llm_batch.client.paging import pages
 
 
 def find_experiment(client: kfp.Client, name: str) -> Any:
@@ -17,9 +17,8 @@ def find_experiment(client: kfp.Client, name: str) -> Any:
         ServerError: There is none, or the server did not answer.
     """
     what = f"The experiment {name!r} cannot be found"
-    for entry in pages(what, client.list_experiments, "experiments", filter=named(name), **namespace_of(client)):
-        if entry.display_name == name:
-            return entry
+    for entry in pages(what, client.list_experiments, "experiments", name=name, **namespace_of(client)):
+        return entry
     raise NotFoundOnServerError(what, remedy="Check its name and the namespace.")
 
 

@@ -12,28 +12,27 @@ _PAGE_SIZE = 50
 _EQUALS = 1
 
 
-def pages(what: str, ask: Callable[..., Any], field: str, **arguments: Any) -> Iterator[Any]:
-    """Every entry of a list.
+def pages(what: str, ask: Callable[..., Any], field: str, *, name: str = "", **arguments: Any) -> Iterator[Any]:
+    """Every entry of a list, or those of one display name.
 
     Args:
         what: What cannot be done if the server does not answer.
         ask: A method of kfp.Client that lists.
         field: Where its answer has the entries.
+        name: Of the entries that are wanted; all if empty.
         arguments: For `ask`.
 
     Raises:
         ServerError: The server did not answer, or refused.
     """
+    if name:
+        equals = {"operation": _EQUALS, "key": "display_name", "stringValue": name}
+        arguments["filter"] = json.dumps({"predicates": [equals]})
     token = ""
     while True:
         with server_errors(what):
             answer = ask(page_token=token, page_size=_PAGE_SIZE, **arguments)
-        yield from getattr(answer, field) or []
+        yield from (entry for entry in getattr(answer, field) or [] if name in ("", entry.display_name))
         token = answer.next_page_token or ""
         if not token:
             return
-
-
-def named(name: str) -> str:
-    """The filter for one display name."""
-    return json.dumps({"predicates": [{"operation": _EQUALS, "key": "display_name", "stringValue": name}]})

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from dataclasses import dataclass
-from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import kfp
 import yaml
@@ -16,17 +15,9 @@ from kfp_llm_batch import __version__
 from kfp_llm_batch.client.connection import connect
 from kfp_llm_batch.client.experiments import namespace_of
 from kfp_llm_batch.client.failures import ExistsOnServerError, server_errors
-from kfp_llm_batch.client.paging import named, pages
+from kfp_llm_batch.client.paging import pages
 from kfp_llm_batch.client.requests import pipeline_of
 from kfp_llm_batch.shipped import CompiledPipeline
-
-
-class Registering(StrEnum):
-    """What `register` did."""
-
-    CREATED = "created"
-    UPDATED = "updated"
-    UNCHANGED = "unchanged"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +28,8 @@ class Registration:
     pipeline_id: str
     version: str
     """This package's version and a digest of the pipeline: the same pipeline is the same version."""
-    change: Registering
+    change: Literal["created", "updated", "unchanged"]
+    """What `register` did."""
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -63,15 +55,18 @@ def register(pipeline: str | CompiledPipeline, *, client: kfp.Client | None = No
         file.write_text(text, encoding="utf-8")
         pipeline_id, is_new = _pipeline_id(client, pipeline, file)
         is_added = _add_version(client, pipeline_id, version, file)
-    change = Registering.CREATED if is_new else Registering.UPDATED if is_added else Registering.UNCHANGED
-    return Registration(name=pipeline.title, pipeline_id=pipeline_id, version=version, change=change)
+    return Registration(
+        name=pipeline.title,
+        pipeline_id=pipeline_id,
+        version=version,
+        change="created" if is_new else "updated" if is_added else "unchanged",
+    )
 
 
 def _pipeline_id(client: kfp.Client, pipeline: CompiledPipeline, file: Path) -> tuple[str, bool]:
     what, where = f"The pipeline {pipeline.title!r} cannot be registered", namespace_of(client)
-    for entry in pages(what, client.list_pipelines, "pipelines", filter=named(pipeline.title), **where):
-        if entry.display_name == pipeline.title:
-            return str(entry.pipeline_id), False
+    for entry in pages(what, client.list_pipelines, "pipelines", name=pipeline.title, **where):
+        return str(entry.pipeline_id), False
     description = pipeline.specification["pipelineInfo"].get("description", "")
     with server_errors(what):
         made = client.pipeline_uploads.upload_pipeline(str(file), name=pipeline.title, description=description, **where)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
 from google.protobuf import json_format
 from kfp.pipeline_spec import pipeline_spec_pb2
 
-from kfp_llm_batch.client.caching import without_caching
-from kfp_llm_batch.client.volumes import check_volume, with_volume
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.parameters import check_parameters
 from kfp_llm_batch.shipped import CompiledPipeline, load_pipeline
@@ -24,6 +24,7 @@ DEFAULT_EXPERIMENT = "Default"
 _LOG = logging.getLogger("kfp_llm_batch")
 _MAX_PARAMETER_BYTES = 10_000
 """What a server takes that was not told otherwise (MAX_PARAMETER_BYTES)."""
+_VOLUME = re.compile(r"([a-z0-9]([-a-z0-9]*[a-z0-9])?):(/[^:]+)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,8 @@ class Submission:
         cache: Whether Kubeflow may take a step's outputs from an earlier run, where the pipeline allows it.
         service_account: Kubernetes service account of the pods; the server's own choice if empty.
         pipeline_root: Where Kubeflow keeps artifacts; the server's own choice if empty.
-        volume: PersistentVolumeClaim for all steps and its path there, such as models:/models; none if empty.
+        volume: PersistentVolumeClaim for all steps and its path there, such as models:/models; none if empty. It cannot
+            be a parameter of a pipeline: where Kubeflow mounts a claim that a parameter names, a run without one fails.
 
     Raises:
         ConfigurationError: The volume is none.
@@ -73,7 +75,12 @@ class Submission:
     volume: str = ""
 
     def __post_init__(self) -> None:
-        check_volume(self.volume)
+        if self.volume and not _VOLUME.fullmatch(self.volume):
+            raise ConfigurationError(
+                "A volume is the name of a PersistentVolumeClaim and the path for it in the pods",
+                received=self.volume,
+                remedy="Write it as models:/models.",
+            )
 
 
 def pipeline_of(pipeline: str | CompiledPipeline) -> CompiledPipeline:
@@ -107,16 +114,35 @@ def create_body(
 def _specification(pipeline: CompiledPipeline, submission: Submission) -> dict[str, Any]:
     """The pipeline as the server takes it: alone, or beside its Kubernetes settings."""
     specification, *platforms = pipeline.documents
-    specification = specification if submission.cache else without_caching(specification)
+    specification = specification if submission.cache else _without_caching(specification)
     platform = {name: value for document in platforms for name, value in document.items()}
     if submission.volume:
-        platform = with_volume(platform, specification["deploymentSpec"]["executors"], submission.volume)
+        platform = _with_volume(platform, specification["deploymentSpec"]["executors"], submission.volume)
     try:
         json_format.ParseDict(specification, pipeline_spec_pb2.PipelineSpec())
         json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
     except json_format.ParseError as error:
         raise ConfigurationError(f"Not a pipeline that Kubeflow takes: {error}", received=pipeline.name) from None
     return {"pipeline_spec": specification, "platform_spec": platform} if platform else specification
+
+
+def _without_caching(specification: dict[str, Any]) -> dict[str, Any]:
+    """Off for every task of every graph: kfp's own switch does not reach loops, conditions and exit handlers."""
+    changed = deepcopy(specification)
+    for definition in (changed["root"], *changed.get("components", {}).values()):
+        for task in definition.get("dag", {}).get("tasks", {}).values():
+            task["cachingOptions"] = {}
+    return changed
+
+
+def _with_volume(platform: dict[str, Any], executors: Iterable[str], volume: str) -> dict[str, Any]:
+    claim, _, path = volume.partition(":")
+    changed = deepcopy(platform)
+    settings = changed.setdefault("platforms", {}).setdefault("kubernetes", {}).setdefault("deploymentSpec", {})
+    for name in executors:
+        mounts = settings.setdefault("executors", {}).setdefault(name, {}).setdefault("pvcMount", [])
+        mounts.append({"mountPath": path, "pvcNameParameter": {"runtimeValue": {"constant": claim}}})
+    return changed
 
 
 def _warn_of_size(parameters: Mapping[str, Any]) -> None:

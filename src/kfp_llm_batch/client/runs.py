@@ -59,8 +59,8 @@ class Run:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        times = {name: _text(getattr(self, name)) for name in ("created_at", "finished_at")}
-        return {**vars(self), **times, "failures": list(self.failures)}
+        created, finished = (moment and moment.isoformat() for moment in (self.created_at, self.finished_at))
+        return {**vars(self), "created_at": created, "finished_at": finished, "failures": list(self.failures)}
 
 
 def run_request(
@@ -227,7 +227,3 @@ def _failures(answer: Any) -> Iterator[str]:
         if task.state == "FAILED" and not task.child_tasks:
             message = task.error.message if task.error else ""
             yield f"step {task.display_name} failed" + (f" ({message})" if message else "")
-
-
-def _text(moment: dt.datetime | None) -> str | None:
-    return None if moment is None else moment.isoformat()

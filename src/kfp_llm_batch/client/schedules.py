@@ -13,10 +13,10 @@ import kfp
 
 from kfp_llm_batch.client.connection import connect
 from kfp_llm_batch.client.cron import CronSchedule, parse_cron
-from kfp_llm_batch.client.experiments import experiment_id
+from kfp_llm_batch.client.experiments import experiment_id, namespace_of
 from kfp_llm_batch.client.failures import NotFoundOnServerError, server_errors
 from kfp_llm_batch.client.macros import check_macros
-from kfp_llm_batch.client.paging import named, pages
+from kfp_llm_batch.client.paging import pages
 from kfp_llm_batch.client.requests import RECURRING_RUNS_PATH, CreateRequest, Submission, create_body, pipeline_of
 from kfp_llm_batch.errors import ConfigurationError, ServerError
 from kfp_llm_batch.shipped import CompiledPipeline
@@ -47,7 +47,7 @@ class Schedule:
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {**vars(self), "created_at": None if self.created_at is None else self.created_at.isoformat()}
+        return {**vars(self), "created_at": self.created_at and self.created_at.isoformat()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,10 +222,8 @@ def _existing(client: kfp.Client, name: str) -> list[Any]:
 
 def _answers(client: kfp.Client, name: str = "") -> Iterator[Any]:
     """The server's descriptions of all schedules, or of those of this name."""
-    where = {"namespace": client.get_user_namespace() or None, "filter": named(name) if name else None}
-    for entry in pages("The schedules cannot be listed", client.list_recurring_runs, "recurring_runs", **where):
-        if not name or entry.display_name == name:
-            yield entry
+    what, where = "The schedules cannot be listed", namespace_of(client)
+    return pages(what, client.list_recurring_runs, "recurring_runs", name=name, **where)
 
 
 def _create(client: kfp.Client, body: dict[str, Any]) -> Any:
