@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.errors import BatchError, ConfigurationError, DataError, InterruptedRunError
 from kfp_llm_batch.sharding.job import JobAddress
 from kfp_llm_batch.sharding.sizing import parse_cpus
 
@@ -15,10 +15,6 @@ LABEL = "kfp-llm-batch/job"
 _QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _SHARED_MEMORY = "shared-memory"
 
-MISTAKES = (2, 3)
-"""Exit codes of wrong parameters and data (errors.py): no other attempt can mend them."""
-INTERRUPTED = 6
-"""Exit code of a pod that was told to end."""
 SECRET_KEYS = {"accesskey": "KFP_LLM_BATCH_S3_ACCESS_KEY", "secretkey": "KFP_LLM_BATCH_S3_SECRET_KEY"}
 
 
@@ -88,13 +84,15 @@ def render_job(address: JobAddress, shards: int, pods: PodConfig) -> dict[str, A
 def _failure_rules() -> list[dict[str, Any]]:
     """The first that fits counts; a failure that none fits counts against its index."""
 
-    def exited(*codes: int) -> dict[str, Any]:
-        return {"containerName": CONTAINER, "operator": "In", "values": list(codes)}
+    def exited(*errors: type[BatchError]) -> dict[str, Any]:
+        codes = [error.exit_code for error in errors]
+        return {"containerName": CONTAINER, "operator": "In", "values": codes}
 
     return [
         {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-        {"action": "Ignore", "onExitCodes": exited(INTERRUPTED)},
-        {"action": "FailJob", "onExitCodes": exited(*MISTAKES)},
+        {"action": "Ignore", "onExitCodes": exited(InterruptedRunError)},
+        # No other attempt can mend them.
+        {"action": "FailJob", "onExitCodes": exited(ConfigurationError, DataError)},
     ]
 
 

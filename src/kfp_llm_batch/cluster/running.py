@@ -105,7 +105,7 @@ class _ClusterRun:
                 if _ended(status):
                     break
             # Whatever the watch has missed, this tells.
-            found = _patiently(lambda: self._api.read_namespaced_job(**self._place, _request_timeout=_ANSWER_SECONDS))
+            found = _patiently(self._read)
         self._show(found.status)
         return found.status
 
@@ -124,14 +124,17 @@ class _ClusterRun:
                 _LOG.info("The Job %s is made in namespace %s.", *self._place.values())
                 return created
             except ServerError as error:
-                if not _is_conflict(error):
+                if getattr(error.__cause__, "status", None) != 409:
                     raise
-            found = _patiently(lambda: self._api.read_namespaced_job(**self._place, _request_timeout=_ANSWER_SECONDS))
+            found = _patiently(self._read)
             if not _ended(found.status):
                 _LOG.info("The Job %s is there already; this step goes on with it.", self._place["name"])
                 return found
             self._replace_ended()
         raise ServerError(f"The Job {self._place['name']} is made by another run over and over")
+
+    def _read(self) -> client.V1Job:
+        return self._api.read_namespaced_job(**self._place, _request_timeout=_ANSWER_SECONDS)
 
     def _replace_ended(self) -> None:
         """An earlier run's Job stands in the way: without it the shards that are left can be answered."""
@@ -139,7 +142,7 @@ class _ClusterRun:
         for _ in range(60):
             termination.check()
             try:
-                self._api.read_namespaced_job(**self._place, _request_timeout=_ANSWER_SECONDS)
+                self._read()
             except ApiException as error:
                 if error.status == 404:
                     return
@@ -243,10 +246,6 @@ def _sleep(seconds: float) -> None:
 
 def _is_worth_a_retry(error: BaseException) -> bool:
     return error.status in _TRANSIENT if isinstance(error, ApiException) else isinstance(error, _NO_ANSWER)
-
-
-def _is_conflict(error: ServerError) -> bool:
-    return isinstance(error.__cause__, ApiException) and error.__cause__.status == 409
 
 
 def _explained(error: ApiException) -> ServerError:
