@@ -40,7 +40,8 @@ def make_checkpoint(folder: Path, model: Model, weights: bytes = b"v" * 100, sch
     (folder / "config.json").write_text(json.dumps(FACTS))
     (folder / "tokenizer.json").write_text("{}")
     (folder / f"model-{len(weights)}.safetensors").write_bytes(weights)
-    write_manifest(folder, model, scheme, (14, {"lm_head": "why"}), {"rows": 3.0})
+    plan = LayerPlan(quantized=("layer",) * 14, left={"lm_head": "why"}, group_size=None)
+    write_manifest(folder, model, scheme, plan, {"rows": 3.0})
     return folder
 
 

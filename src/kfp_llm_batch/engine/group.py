@@ -107,6 +107,18 @@ class EngineGroup:
             self._tokens[engine] -= tokens
         return finished
 
+    def answer_all(self, requests: list[GenerationRequest]) -> list[FinishedRequest]:
+        """Hand over requests and wait for all of them; their outcomes in the same order.
+
+        Raises:
+            EngineError: An engine cannot be kept running.
+        """
+        self.submit(requests)
+        outcomes: dict[int, FinishedRequest] = {}
+        while len(outcomes) < len(requests):
+            outcomes.update((entry.request_id, entry) for entry in self.receive(timeout_seconds=1.0))
+        return [outcomes[request.request_id] for request in requests]
+
 
 def spread(requests: list[GenerationRequest], tokens: Sequence[int]) -> list[list[GenerationRequest]]:
     """The share of each engine, so that all have about as many tokens.

@@ -6,8 +6,9 @@ import dataclasses
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -131,21 +132,23 @@ class _Job:
     placement: Placement
     sample: Sample
 
-    @property
+    @cached_property
     def settings(self) -> EngineSettings:
         """As the run of the whole job will have them."""
-        return self._plan({})
+        return self._plan(self.generation.engine_options)
 
-    @property
+    @cached_property
+    def is_compiled(self) -> bool:
+        """Whether the run will compute with compiled code."""
+        return self.model.engine == "vllm" and not self.settings.argument_values().get("enforce_eager", True)
+
+    @cached_property
     def must_compile(self) -> bool:
         """Whether the run will compile the model, which the probe does not wait for."""
-        return self._is_compiled_run(self.settings) and not self._is_known(self.settings)
+        arguments = self.settings.argument_values()
+        return self.is_compiled and not compile_record(read_machine(), self.model).holds(arguments)
 
-    @property
-    def probe_settings(self) -> EngineSettings:
-        return self._plan({"enforce_eager": True}) if self.must_compile else self.settings
-
-    @property
+    @cached_property
     def work(self) -> Work:
         requests = sum(answer.samples for answer in self.sample.answers)
         return Work(
@@ -156,22 +159,18 @@ class _Job:
         )
 
     def specification(self) -> EngineSpecification:
-        settings = self.probe_settings
-        is_compiled = self._is_compiled_run(settings) and self._is_known(settings)
+        settings = self.settings
+        if self.must_compile:
+            settings = self._plan({**self.generation.engine_options, "enforce_eager": True})
         return EngineSpecification(
-            model_path=str(self.model.folder), arguments=settings.argument_values(), is_compiled=is_compiled
+            model_path=str(self.model.folder),
+            arguments=settings.argument_values(),
+            is_compiled=self.is_compiled and not self.must_compile,
         )
 
-    def _plan(self, more: dict[str, Any]) -> EngineSettings:
+    def _plan(self, options: Mapping[str, Any]) -> EngineSettings:
         dtype = choose_dtype(self.generation.engine_dtype, self.model.facts)
-        options = {**self.generation.engine_options, **more}
         return plan_job(self.placement, self.model, self.sample.job, dtype, options)
-
-    def _is_compiled_run(self, settings: EngineSettings) -> bool:
-        return self.model.engine == "vllm" and not settings.argument_values().get("enforce_eager", True)
-
-    def _is_known(self, settings: EngineSettings) -> bool:
-        return compile_record(read_machine(), self.model).holds(settings.argument_values())
 
     def _slots(self) -> int:
         """Requests that an engine runs at a time: as many as it may, and as its cache holds."""
@@ -189,7 +188,8 @@ def _combine(job: _Job, started: float, found: Findings, config: EstimateConfig,
     work, sample = job.work, job.sample
     generation = forecast(work, sample, found)
     start = started + sample.seconds * (sample.scale - 1) + (COLD_SECONDS if job.must_compile else 0.0)
-    seconds = interval(generation.draws + start * _spread(len(generation.draws)))
+    spread = np.exp(np.random.default_rng(_SEED).normal(0, RUN_SPREAD, len(generation.draws)))
+    seconds = generation.draws + start * spread
     fresh, speed = fresh_tokens(sample), fit(found.rounds)
     at_a_time = min(work.slots, -(-work.requests // work.engines))
     return Estimate(
@@ -205,16 +205,12 @@ def _combine(job: _Job, started: float, found: Findings, config: EstimateConfig,
         requests_at_a_time=at_a_time * work.engines,
         start_seconds=start,
         generate_seconds=generation.seconds,
-        seconds=seconds,
-        cpu_hours=_scaled(seconds, machine.usable_cpus / 3600),
+        seconds=interval(seconds),
+        cpu_hours=interval(seconds * machine.usable_cpus / 3600),
         num_shards=_shards(sample, generation, start, config, machine),
         probe_seconds=found.seconds,
         rounds=found.rounds,
     )
-
-
-def _spread(draws: int) -> Any:
-    return np.exp(np.random.default_rng(_SEED).normal(0, RUN_SPREAD, draws))
 
 
 def _prompt_tokens(sample: Sample) -> Interval:
@@ -223,10 +219,6 @@ def _prompt_tokens(sample: Sample) -> Interval:
     total = float(lengths.sum()) * sample.scale
     error = 0.0 if sample.is_whole else 1.645 * float(lengths.std()) / len(lengths) ** 0.5 / float(lengths.mean())
     return Interval(expected=total, low=total * (1 - error), high=total * (1 + error))
-
-
-def _scaled(value: Interval, factor: float) -> Interval:
-    return Interval(expected=value.expected * factor, low=value.low * factor, high=value.high * factor)
 
 
 def _rate(count: float, seconds: float) -> float:

@@ -11,11 +11,12 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
 from kfp_llm_batch.engine.group import EngineGroup
-from kfp_llm_batch.engine.messages import FinishedRequest, GenerationRequest
+from kfp_llm_batch.engine.messages import GenerationRequest
 from kfp_llm_batch.engine.settings import MAX_BATCHED_TOKENS
 from kfp_llm_batch.errors import EngineError
 from kfp_llm_batch.estimation.sample import PrefixBlocks
@@ -71,9 +72,7 @@ class Probe:
     slots: int
     seconds: float
     _blocks: PrefixBlocks = field(default_factory=PrefixBlocks)
-    _rounds: list[Round] = field(default_factory=list)
     _answer_tokens: list[int] = field(default_factory=list)
-    _is_cut: bool = False
 
     def __post_init__(self) -> None:
         order = np.random.default_rng(_SEED).permutation(len(self.answers)).tolist()
@@ -90,29 +89,25 @@ class Probe:
         started = time.monotonic()
         warm_up = self._answer(PROMPTS, self._count(1), 2)
         first = self._answer(PROMPTS, self._count(2), 1)
-        prompts = self._count(2 * max(1, self._share(_PROMPTS_SHARE) / max(first.seconds, 1e-9)))
-        self._rounds += [self._answer(PROMPTS, prompts, 1) for _ in range(_ROUNDS)]
-        self._rounds += [self._answer(FEW, self._count(_FEW), _FEW_TOKENS) for _ in range(_ROUNDS)]
-        count, limit = self._many(fit(self._rounds))
+        prompts = self._count(2 * max(1, _PROMPTS_SHARE * self.seconds / max(first.seconds, 1e-9)))
+        rounds = [self._answer(PROMPTS, prompts, 1) for _ in range(_ROUNDS)]
+        rounds += [self._answer(FEW, self._count(_FEW), _FEW_TOKENS) for _ in range(_ROUNDS)]
+        count, limit = self._many(fit(rounds))
         self._answer_tokens.clear()
-        self._is_cut = limit < self._longest
-        self._rounds += [self._answer(MANY, count, limit) for _ in range(_ROUNDS)]
+        rounds += [self._answer(MANY, count, limit) for _ in range(_ROUNDS)]
         seconds = time.monotonic() - started
         _LOG.info("Probed the engine for %.1f s with %d whole answers.", seconds, len(self._answer_tokens))
         return Findings(
-            rounds=self._rounds,
+            rounds=rounds,
             answer_tokens=self._answer_tokens,
-            is_cut=self._is_cut,
-            warm_up_seconds=max(0.0, warm_up.seconds - fit(self._rounds).seconds_of(warm_up)),
+            is_cut=limit < self._longest,
+            warm_up_seconds=max(0.0, warm_up.seconds - fit(rounds).seconds_of(warm_up)),
             seconds=seconds,
         )
 
-    @property
+    @cached_property
     def _longest(self) -> int:
         return max(_limit(answer) for answer in self.answers)
-
-    def _share(self, share: float) -> float:
-        return share * self.seconds
 
     def _count(self, by_engine: float) -> int:
         return max(1, min(round(by_engine * len(self.engine)), self.requests, self.slots * len(self.engine)))
@@ -120,7 +115,7 @@ class Probe:
     def _many(self, speed: Speed) -> tuple[int, int]:
         """How many requests a round of many has, and how long their answers may be, to last as long as wanted."""
         prompt = float(np.mean([len(answer.rows[0].token_ids) for answer in self.answers]))
-        limit, wanted = self._longest, self._share(_MANY_SHARE)
+        limit, wanted = self._longest, _MANY_SHARE * self.seconds
         while True:
             each = speed.seconds(0, prompt, limit) or 1e-9
             count = self._count((wanted - speed.step * limit) / each)
@@ -133,12 +128,14 @@ class Probe:
         requests = [_request(number, answer, limit) for number, answer in drawn.items()]
         fresh = sum(self._blocks.fresh_tokens(request.token_ids) for request in requests)
         started = time.monotonic()
-        outputs = self._finish(requests)
+        outputs = self.engine.answer_all(requests)
         seconds, engines = time.monotonic() - started, len(self.engine)
         tokens = {entry.request_id: entry.output.num_tokens for entry in outputs if entry.output}
         if not tokens:
             raise EngineError(f"The engine refuses every request of the probe: {outputs[0].refusal}")
-        self._answer_tokens += [_length(drawn[number], length, limit) for number, length in tokens.items()]
+        self._answer_tokens += [
+            _limit(drawn[number]) if length >= limit else length for number, length in tokens.items()
+        ]
         return Round(
             kind=kind,
             steps=max(tokens.values()) + fresh / engines // MAX_BATCHED_TOKENS,
@@ -146,13 +143,6 @@ class Probe:
             new_tokens=sum(length - 1 for length in tokens.values()) / engines,
             seconds=seconds,
         )
-
-    def _finish(self, requests: list[GenerationRequest]) -> list[FinishedRequest]:
-        self.engine.submit(requests)
-        outputs: list[FinishedRequest] = []
-        while len(outputs) < len(requests):
-            outputs += self.engine.receive(timeout_seconds=1.0)
-        return outputs
 
 
 def _limit(answer: PendingAnswer) -> int:
@@ -168,7 +158,3 @@ def _request(number: int, answer: PendingAnswer, limit: int) -> GenerationReques
         token_ids=answer.rows[0].token_ids,
         sampling={**sampling, "max_tokens": shortened, **least},
     )
-
-
-def _length(answer: PendingAnswer, length: int, limit: int) -> int:
-    return _limit(answer) if length >= limit else length

@@ -143,14 +143,10 @@ def _settings(model: Model, rows: Sequence[PreparedRow], max_tokens: int, machin
 
 
 def _finish(engine: EngineGroup, requests: list[GenerationRequest]) -> list[FinishedRequest]:
-    """All outcomes in the order of the requests; a comparison with rows missing would be none."""
-    engine.submit(requests)
-    outcomes: dict[int, FinishedRequest] = {}
-    while len(outcomes) < len(requests):
-        outcomes.update((finished.request_id, finished) for finished in engine.receive(timeout_seconds=1.0))
-    if refusal := next((outcome.refusal for outcome in outcomes.values() if outcome.output is None), None):
+    outcomes = engine.answer_all(requests)
+    if refusal := next((outcome.refusal for outcome in outcomes if outcome.output is None), None):
         raise EngineError(f"The engine did not answer a held-out prompt: {refusal}")
-    return [outcomes[request.request_id] for request in requests]
+    return outcomes
 
 
 def _common_share(one: str, other: str) -> float:

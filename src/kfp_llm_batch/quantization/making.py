@@ -71,4 +71,4 @@ def _run(arguments: list[str], machine: Machine) -> LayerPlan:
         lines = finished.stderr.strip().splitlines() or ["no message"]
         raise _ERRORS.get(finished.returncode, EngineError)(lines[-1])
     done = json.loads(finished.stdout.splitlines()[-1])
-    return LayerPlan(quantized=tuple(done["quantized"]), left=done["left"], group_size=done["group_size"])
+    return LayerPlan(**{**done, "quantized": tuple(done["quantized"])})

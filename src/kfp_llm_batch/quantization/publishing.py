@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import secrets
 from collections.abc import Mapping
@@ -11,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kfp_llm_batch.disk import new_file
 from kfp_llm_batch.errors import ConfigurationError
-from kfp_llm_batch.manifests import FILE_NAME
+from kfp_llm_batch.manifests import FILE_NAME, Manifest
 from kfp_llm_batch.models.cache import file_digests
 from kfp_llm_batch.models.resolving import Model
+from kfp_llm_batch.quantization.layers import LayerPlan
 from kfp_llm_batch.storage.object_store import open_store
 from kfp_llm_batch.storage.protocol import ObjectNotFoundError, ObjectStore
 
@@ -25,7 +24,7 @@ _CONFIG = "config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointManifest:
+class CheckpointManifest(Manifest):
     """What a checkpoint is made from, and what it holds."""
 
     created_at: str
@@ -39,38 +38,28 @@ class CheckpointManifest:
     layers_left: Mapping[str, str]
     evaluation: Mapping[str, float]
     kind: str = KIND
-    schema_version: int = 1
-
-    def to_json(self) -> str:
-        """Indented JSON with sorted keys."""
-        return json.dumps(dataclasses.asdict(self), indent=2, sort_keys=True) + "\n"
 
 
-def write_manifest(
-    folder: Path, model: Model, scheme: str, layers: tuple[int, Mapping[str, str]], evaluation: Mapping[str, float]
-) -> CheckpointManifest:
+def write_manifest(folder: Path, model: Model, scheme: str, plan: LayerPlan, evaluation: Mapping[str, float]) -> None:
     """Describe the finished checkpoint in `folder`, in a file beside its others.
 
     Args:
         folder: The checkpoint.
         model: The original.
         scheme: One of SCHEMES.
-        layers: How many are quantized, and why each other one is not.
+        plan: What happened to each layer.
         evaluation: Measured numbers.
     """
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != FILE_NAME)
-    manifest = CheckpointManifest(
+    CheckpointManifest(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         scheme=scheme,
         source=_identity(model),
         files=file_digests(folder, names),
-        layers_quantized=layers[0],
-        layers_left=layers[1],
+        layers_quantized=len(plan.quantized),
+        layers_left=plan.left,
         evaluation=evaluation,
-    )
-    with new_file(folder / FILE_NAME) as path:
-        path.write_text(manifest.to_json(), encoding="utf-8")
-    return manifest
+    ).save(folder)
 
 
 def check_output(output_uri: str, model: Model, scheme: str, *, overwrite: bool) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,8 +60,7 @@ def quantize(config: QuantizationConfig, prompts_folder: Path, folder: Path) -> 
     plan = make_checkpoint(model, config.scheme, folder, machine)
     _LOG.info("%d layers are quantized, %d stay; answering %d prompts.", len(plan.quantized), len(plan.left), len(rows))
     outcome = _compared(config, model, plan, folder, rows, machine)
-    evaluation = dataclasses.asdict(outcome.comparison)
-    write_manifest(folder, model, config.scheme, (len(plan.quantized), plan.left), evaluation)
+    write_manifest(folder, model, config.scheme, plan, dataclasses.asdict(outcome.comparison))
     if config.output_uri:
         publish_checkpoint(folder, config.output_uri, overwrite=config.output_overwrite)
     return outcome
@@ -96,25 +94,16 @@ def _compared(
 
 
 def _held_out_rows(prompts: Prompts, model: Model, config: QuantizationConfig) -> list[PreparedRow]:
-    """A fair sample of the rows that have a prompt.
-
-    Raises:
-        DataError: No row has.
-    """
-    rows = list(itertools.islice(_usable_rows(prompts, model, config), config.evaluation_rows))
-    if not rows:
-        raise DataError("No row of the held-out prompts can be answered", received=prompts.manifest.source_uri)
-    return rows
-
-
-def _usable_rows(prompts: Prompts, model: Model, config: QuantizationConfig) -> Iterator[PreparedRow]:
-    dtype = choose_dtype("auto", model.facts)
+    """A fair sample of the rows that have a prompt."""
     preparer = RowPreparer(
         tokenizer=ModelTokenizer(model.folder, "text"),
         sampling=SamplingConfig(max_tokens=config.evaluation_max_tokens),
         model_digest=model.digest,
-        answer_settings=answer_settings(dtype, {}),
+        answer_settings=answer_settings(choose_dtype("auto", model.facts), {}),
         max_model_len=model.facts.max_model_len,
     )
-    for batch in preparer.prepare(prompts.batches_in(hashed_order(prompts))):
-        yield from (row for row in batch if row.fault is None)
+    prepared = itertools.chain.from_iterable(preparer.prepare(prompts.batches_in(hashed_order(prompts))))
+    rows = list(itertools.islice((row for row in prepared if row.fault is None), config.evaluation_rows))
+    if not rows:
+        raise DataError("No row of the held-out prompts can be answered", received=prompts.manifest.source_uri)
+    return rows

@@ -6,6 +6,7 @@ output, a JSON object; an error of ours is the last line of its log, and its exi
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -116,7 +117,7 @@ def main() -> None:
     except BatchError as error:
         print(error, file=sys.stderr)
         sys.exit(error.exit_code)
-    print(json.dumps({"quantized": plan.quantized, "left": plan.left, "group_size": plan.group_size}))
+    print(json.dumps(dataclasses.asdict(plan)))
 
 
 if __name__ == "__main__":
