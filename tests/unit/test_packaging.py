@@ -116,6 +116,7 @@ IMPORTED = {
     "kfp_llm_batch.generation.generating": {
         "filelock", "jsonschema", "numpy", "pyarrow", "requests", "rich", "tenacity",
     },
+    "kfp_llm_batch.evaluation.comparing": {"jinja2", "numpy", "pyarrow", "requests", "scipy", "tenacity"},
 }  # fmt: skip
 
 
@@ -142,7 +143,9 @@ def test_one_version_is_everywhere(wheel_file):
     assert wheel_file.name.startswith(f"kfp_llm_batch-{version}-")
     assert {__version__, VLLM_CPU_IMAGE.partition(":")[2], DATA_IMAGE.partition(":")[2]} == {version}
     texts = [
-        path.read_text() for folder in ("components", "pipelines", "docs") for path in (ROOT / folder).rglob("*.yaml")
+        path.read_text()
+        for folder in ("components", "pipelines", "docs", "images")
+        for path in (ROOT / folder).rglob("*.yaml")
     ]
     tags = {tag for text in texts for tag in re.findall(rf"{re.escape(REGISTRY)}/[\w-]+:([\w.]+)", text)}
     assert tags == {version}

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
-from scipy.spatial.distance import jensenshannon
+import scipy
 
 from kfp_llm_batch.evaluation.run_folder import EvaluatedRun
 from kfp_llm_batch.evaluation.scorers.protocol import FloatArray
@@ -64,7 +63,7 @@ def _of_numbers(name: str, before: FloatArray, now: FloatArray) -> Drift | None:
         return None
     return Drift(
         name=name,
-        effect=float(stats.ks_2samp(before, now, method="asymp").statistic),
+        effect=float(scipy.stats.ks_2samp(before, now, method="asymp").statistic),
         measure="Kolmogorov-Smirnov",
         before=_quartiles(before),
         now=_quartiles(now),
@@ -79,7 +78,7 @@ def _of_classes(name: str, before: Sequence[str], now: Sequence[str]) -> Drift |
     shares = [[count[entry] for entry in classes] for count in counts]
     return Drift(
         name=name,
-        effect=float(jensenshannon(*shares, base=2)) if len(classes) > 1 else 0.0,
+        effect=float(scipy.spatial.distance.jensenshannon(*shares, base=2)) if len(classes) > 1 else 0.0,
         measure="Jensen-Shannon",
         before=_commonest(counts[0]),
         now=_commonest(counts[1]),

@@ -7,8 +7,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
-from statsmodels.stats.proportion import proportion_confint
+import scipy
 
 from kfp_llm_batch.evaluation.statistics.measurements import FloatArray, IntArray, Measurements
 
@@ -58,7 +57,7 @@ def bootstrap(measurements: Measurements) -> Interval | None:
     with warnings.catch_warnings():
         # Of data that are all alike, where there is no interval, as the result says.
         warnings.simplefilter("ignore")
-        found = stats.bootstrap(
+        found = scipy.stats.bootstrap(
             (np.arange(num_units),),
             statistic,
             vectorized=True,
@@ -85,6 +84,8 @@ def from_indices(measurements: Measurements, indices: IntArray) -> FloatArray:
 
 
 def _wilson(measurements: Measurements) -> Interval | None:
+    from statsmodels.stats.proportion import proportion_confint
+
     units = measurements.effective_units
     if not units:
         return None
@@ -97,5 +98,5 @@ def _wilson(measurements: Measurements) -> Interval | None:
 def _t(values: FloatArray) -> Interval | None:
     if np.ptp(values) == 0:
         return None
-    found = stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
+    found = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
     return Interval(low=float(found.low), high=float(found.high), method="t")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy import optimize, stats
-from statsmodels.stats.contingency_tables import mcnemar
+import scipy
 
 from kfp_llm_batch.evaluation.statistics.intervals import (
     CONFIDENCE,
@@ -23,7 +23,7 @@ _MOST_UNITS_TO_PERMUTE = 5_000
 _INDICES_AT_ONCE = 2_000_000
 _SEED = 20_240_301
 _EDGE = 1e-12
-_DEVIATE = float(stats.norm.isf((1 - CONFIDENCE) / 2))
+_DEVIATE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,8 +99,8 @@ def tango(lower: int, higher: int, units: int) -> Interval:
         variance = units * (2 * likeliest + bound * (1 - bound))
         return (higher - lower - units * bound) / math.sqrt(max(variance, _EDGE)) - side
 
-    low = optimize.brentq(beyond, -1 + _EDGE, found, (_DEVIATE,)) if found > -1 + _EDGE else -1.0
-    high = optimize.brentq(beyond, found, 1 - _EDGE, (-_DEVIATE,)) if found < 1 - _EDGE else 1.0
+    low = scipy.optimize.brentq(beyond, -1 + _EDGE, found, (_DEVIATE,)) if found > -1 + _EDGE else -1.0
+    high = scipy.optimize.brentq(beyond, found, 1 - _EDGE, (-_DEVIATE,)) if found < 1 - _EDGE else 1.0
     return Interval(low=float(low), high=float(high), method="tango")
 
 
@@ -120,6 +120,8 @@ def _changed_units(candidate: Measurements, baseline: Measurements) -> tuple[int
 
 
 def _mcnemar(lower: int, higher: int) -> float:
+    from statsmodels.stats.contingency_tables import mcnemar
+
     return float(mcnemar([[0, lower], [higher, 0]], exact=True).pvalue)
 
 
@@ -131,7 +133,7 @@ def _interval(candidate: Measurements, baseline: Measurements, largest: float | 
     is_mean = candidate.of_sums is None and not candidate.is_clustered
     changes = candidate.columns[:, 0] - baseline.columns[:, 0]
     if is_mean and candidate.num_units > MOST_UNITS_FOR_BCA:
-        low, high = stats.ttest_1samp(changes, 0.0).confidence_interval(CONFIDENCE)
+        low, high = scipy.stats.ttest_1samp(changes, 0.0).confidence_interval(CONFIDENCE)
         return Interval(low=float(low), high=float(high), method="t")
     return bootstrap(difference(candidate, baseline))
 
@@ -152,8 +154,8 @@ def _permutation(candidate: Measurements, baseline: Measurements, interval: Inte
         return 1.0, "permutation"
     # Exchanging equal values changes nothing, so that the other units alone decide.
     if len(changed) > _MOST_UNITS_TO_PERMUTE:
-        return float(stats.ttest_rel(pairs[:, 0], pairs[:, 1]).pvalue), "t"
-    found = stats.permutation_test(
+        return float(scipy.stats.ttest_rel(pairs[:, 0], pairs[:, 1]).pvalue), "t"
+    found = scipy.stats.permutation_test(
         (changed[:, 0], changed[:, 1]),
         lambda left, right, axis: np.mean(left - right, axis=axis),
         permutation_type="samples",
@@ -172,7 +174,7 @@ def _corpus_test(candidate: Measurements, baseline: Measurements, interval: Inte
         return _corpus_permutation(candidate, baseline), "permutation"
     # 47 s for 50,000 units and ten columns; by then the bootstrap's values are distributed normally.
     deviates = (candidate.value - baseline.value) / (interval.half_width / _DEVIATE)
-    return float(2 * stats.norm.sf(abs(deviates))), "z"
+    return float(2 * scipy.stats.norm.sf(abs(deviates))), "z"
 
 
 def _corpus_permutation(candidate: Measurements, baseline: Measurements) -> float:
@@ -188,7 +190,7 @@ def _corpus_permutation(candidate: Measurements, baseline: Measurements) -> floa
     def statistic(left: IntArray, right: IntArray, axis: int) -> FloatArray:
         return from_indices(stacked, left) - from_indices(stacked, right)
 
-    found = stats.permutation_test(
+    found = scipy.stats.permutation_test(
         (np.arange(num_units), np.arange(num_units, 2 * num_units)),
         statistic,
         permutation_type="samples",

@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
-from scipy import optimize, stats
-from statsmodels.stats.power import NormalIndPower
+import scipy
 
 POWER = 0.8
 """How often a loss is to be found."""
@@ -32,10 +31,10 @@ def power_for_rates(loss: float, *, gains: int, units: int, margin: float, alpha
     first, last = max(1, int(units * changed - 7 * spread)), min(units, int(units * changed + 7 * spread) + 1)
     changes = np.arange(first, last + 1)
     # The fewest losses among so many changes that the exact test takes for no chance, and that exceed the margin.
-    significant = stats.binom.isf(alpha, changes, 0.5) + 1
+    significant = scipy.stats.binom.isf(alpha, changes, 0.5) + 1
     exceeding = np.floor((changes + margin * units) / 2 + _TAIL) + 1
     needed = np.maximum(significant, exceeding)
-    chances = stats.binom.pmf(changes, units, changed) * stats.binom.sf(needed - 1, changes, losing)
+    chances = scipy.stats.binom.pmf(changes, units, changed) * scipy.stats.binom.sf(needed - 1, changes, losing)
     return float(min(1.0, chances.sum()))
 
 
@@ -44,9 +43,11 @@ def power_for_means(loss: float, *, deviation: float, units: int, margin: float,
     if not deviation > 0:
         return float(loss > margin)
     # To fail, the loss must be significant and exceed the margin: the stricter of both sets the level.
-    level = min(alpha, float(stats.norm.sf(margin * math.sqrt(units) / deviation)))
+    level = min(alpha, float(scipy.stats.norm.sf(margin * math.sqrt(units) / deviation)))
     if level < _TAIL**2:
-        return float(stats.norm.sf((margin - loss) * math.sqrt(units) / deviation))
+        return float(scipy.stats.norm.sf((margin - loss) * math.sqrt(units) / deviation))
+    from statsmodels.stats.power import NormalIndPower
+
     power = NormalIndPower(ddof=0).power(loss / deviation, units, level, ratio=0, alternative="larger")
     return float(power)
 
@@ -58,7 +59,7 @@ def detectable_loss(power_of: Callable[[float], float], margin: float) -> float 
     low = max(margin, _TAIL)
     if power_of(low) >= POWER:
         return low
-    return float(optimize.brentq(lambda loss: power_of(loss) - POWER, low, 1.0, xtol=1e-5))
+    return float(scipy.optimize.brentq(lambda loss: power_of(loss) - POWER, low, 1.0, xtol=1e-5))
 
 
 def units_to_decide(loss: float, *, deviation: float, margin: float, alpha: float) -> int | None:
@@ -69,6 +70,6 @@ def units_to_decide(loss: float, *, deviation: float, margin: float, alpha: floa
     distance = abs(margin - loss)
     if not distance > 0 or not math.isfinite(deviation):
         return None
-    deviates = float(stats.norm.isf(alpha) + stats.norm.isf(1 - POWER))
+    deviates = float(scipy.stats.norm.isf(alpha) + scipy.stats.norm.isf(1 - POWER))
     units = math.ceil((deviates * deviation / distance) ** 2)
     return units if units <= _MOST_ROWS else None
