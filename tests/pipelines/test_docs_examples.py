@@ -83,6 +83,8 @@ def run(command: str) -> None:
             assert result.exception is None, (arguments, result.output)
         case ["make", *targets]:
             subprocess.run(["make", "--dry-run", *targets], cwd=ROOT, check=True, capture_output=True)
+        case [".venv/bin/python", "-m", "pytest", *arguments]:
+            assert all((ROOT / word).exists() for word in arguments if word.startswith("tests/"))
         case ["source", ".venv/bin/activate"]:
             pass
         case ["export", *assignments]:

@@ -1,6 +1,7 @@
 """A component that `make component` has made: listed, linted, compiled and tested in a copy of the repository."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -63,3 +64,10 @@ def test_a_wrong_name_is_refused(name, tmp_path):
 def test_a_name_that_is_taken_is_refused():
     with pytest.raises(SystemExit, match=r"components/load_dataset/component\.py"):
         create("load_dataset")
+
+
+def test_contributing_shows_what_is_made():
+    shown = re.findall(r"^(\?\?| M) (\S+)$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE)
+    assert {path for mark, path in shown if mark == " M"} == {"components/__init__.py", "pyproject.toml"}
+    made = tuple(path for mark, path in shown if mark == "??")
+    assert all(path.startswith(made) for path in files(NAME))
