@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii
 from pathlib import Path
 from types import UnionType
-from typing import Any, Self, get_args, get_origin, get_type_hints
+from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from kfp_llm_batch.disk import new_file
 from kfp_llm_batch.errors import DataError
@@ -61,6 +61,9 @@ class StoredFile:
 class Manifest:
     """What every manifest can do."""
 
+    title: ClassVar[str]
+    """How errors call it."""
+
     schema_version: int = SCHEMA_VERSION
 
     def to_json(self) -> str:
@@ -73,32 +76,42 @@ class Manifest:
             path.write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
-    def _fields(cls, text: str | bytes, origin: str) -> dict[str, Any]:
+    def from_json(cls, text: str | bytes, origin: str) -> Self:
+        """Parse a manifest; `origin` names it in errors.
+
+        Raises:
+            DataError: It is damaged, has another schema version, or is the manifest of something else.
+        """
         try:
             fields = json.loads(text)
-            known = {entry.name for entry in dataclasses.fields(cls)}
-            if fields["schema_version"] != SCHEMA_VERSION:
-                raise DataError(
-                    f"{origin} has another schema version", received=fields["schema_version"], allowed=["1"]
-                )
-            if unknown := sorted(fields.keys() - known):
-                raise DataError(f"{origin} has unknown fields", received=unknown)
+            version = fields["schema_version"]
+            unknown = sorted(fields.keys() - {entry.name for entry in dataclasses.fields(cls)})
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            if isinstance(error, DataError):
-                raise
             raise DataError(f"{origin} is not a manifest of this product: {error}") from error
-        return dict(fields)
+        if version != SCHEMA_VERSION:
+            raise DataError(f"{origin} has another schema version", received=version, allowed=[str(SCHEMA_VERSION)])
+        if unknown:
+            raise DataError(f"{origin} has unknown fields", received=unknown)
+        try:
+            return _built(cls, fields)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise DataError(f"{origin} is not {cls.title}: {error}") from error
 
 
-def check_types(cls: type, fields: dict[str, Any]) -> None:
-    """Hold JSON values against the fields' annotations; absent ones are left to the constructor.
+Record = TypeVar("Record")
+
+
+def _built(cls: type[Record], fields: dict[str, Any]) -> Record:
+    """An instance of a dataclass out of JSON values; absent ones are left to its defaults.
 
     Raises:
-        TypeError: A value has another type.
+        TypeError, KeyError, AttributeError: A value is not what its field's annotation says.
     """
-    for name, expected in get_type_hints(cls).items():
-        if name in fields and not _fits(fields[name], expected):
+    hints = get_type_hints(cls)
+    for name, value in fields.items():
+        if not _fits(value, hints[name]):
             raise TypeError(f"{name} has a value of the wrong type")
+    return cls(**{name: _converted(value, hints[name]) for name, value in fields.items()})
 
 
 def _fits(value: object, expected: Any) -> bool:
@@ -111,19 +124,25 @@ def _fits(value: object, expected: Any) -> bool:
         return isinstance(value, dict) and all(_fits(entry, kinds[1]) for entry in value.values())
     if origin is tuple:
         return isinstance(value, list)
+    if expected is StoredFile:
+        return isinstance(value, dict)
     # To isinstance True would be an int; a whole number is as good as a float.
     return type(value) in ((int, float) if expected is float else (expected,))
 
 
-def _files(entries: list[dict[str, Any]]) -> tuple[StoredFile, ...]:
-    for entry in entries:
-        check_types(StoredFile, entry)
-    return tuple(StoredFile(**entry) for entry in entries)
+def _converted(value: Any, expected: Any) -> Any:
+    if expected is StoredFile:
+        return _built(StoredFile, value)
+    if get_origin(expected) is tuple:
+        return tuple(_converted(entry, get_args(expected)[0]) for entry in value)
+    return value
 
 
 @dataclass(frozen=True, kw_only=True)
 class PromptsManifest(Manifest):
     """What `load_dataset` hands on."""
+
+    title: ClassVar[str] = "a prompts manifest"
 
     fingerprint: str
     """Order-independent checksum of the rendered rows with their source columns."""
@@ -138,16 +157,6 @@ class PromptsManifest(Manifest):
     """How the rows were read and rendered: a DatasetConfig as JSON, its address without secrets."""
     shards: tuple[StoredFile, ...]
 
-    @classmethod
-    def from_json(cls, text: str | bytes, origin: str) -> Self:
-        """Parse a manifest; `origin` names it in errors."""
-        fields = cls._fields(text, origin)
-        try:
-            check_types(cls, fields)
-            return cls(**{**fields, "shards": _files(fields["shards"])})
-        except (TypeError, KeyError) as error:
-            raise DataError(f"{origin} is not a prompts manifest: {error}") from error
-
 
 def reused_of(rows: int, completion_tokens: int) -> dict[str, int]:
     """The field `reused` of a result's manifest."""
@@ -157,6 +166,8 @@ def reused_of(rows: int, completion_tokens: int) -> dict[str, int]:
 @dataclass(frozen=True, kw_only=True)
 class ResultManifest(Manifest):
     """What a finished result holds; a result exists when its manifest does."""
+
+    title: ClassVar[str] = "a result manifest"
 
     created_at: str
     """UTC, ISO 8601."""
@@ -194,13 +205,3 @@ class ResultManifest(Manifest):
     timings_seconds: dict[str, float] = field(default_factory=dict)
     estimate: dict[str, Any] = field(default_factory=dict)
     """What the run was expected to take, by generation/expectation.py, for comparison with what it took."""
-
-    @classmethod
-    def from_json(cls, text: str | bytes, origin: str) -> Self:
-        """Parse a manifest; `origin` names it in errors."""
-        fields = cls._fields(text, origin)
-        try:
-            check_types(cls, fields)
-            return cls(**{**fields, "parts": _files(fields["parts"]), "errors": _files(fields["errors"])})
-        except (TypeError, KeyError) as error:
-            raise DataError(f"{origin} is not a result manifest: {error}") from error

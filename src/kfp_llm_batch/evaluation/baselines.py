@@ -12,12 +12,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Self
+from typing import ClassVar
 
-from kfp_llm_batch.errors import ConfigurationError, DataError, ResultError
+from kfp_llm_batch.errors import ConfigurationError, ResultError
 from kfp_llm_batch.evaluation.manifest import EvaluationManifest
 from kfp_llm_batch.evaluation.run_folder import EvaluatedRun
-from kfp_llm_batch.manifests import FILE_NAME, Manifest, check_types
+from kfp_llm_batch.manifests import FILE_NAME, Manifest
 from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store
 from kfp_llm_batch.storage.protocol import check_key
 from kfp_llm_batch.storage.uris import STORE_SCHEMES, redact, split_uri
@@ -28,6 +28,8 @@ KIND = "baseline"
 @dataclass(frozen=True, kw_only=True)
 class Baseline(Manifest):
     """Which run is the baseline."""
+
+    title: ClassVar[str] = "the pointer of a baseline"
 
     kind: str = KIND
     evaluation_uri: str
@@ -41,22 +43,9 @@ class Baseline(Manifest):
     previous_uri: str | None
     """Where it pointed before."""
 
-    @classmethod
-    def from_json(cls, text: str | bytes, origin: str) -> Self:
-        """Parse a pointer; `origin` names it in errors.
-
-        Raises:
-            DataError: It is none.
-        """
-        fields = cls._fields(text, origin)
-        try:
-            check_types(cls, fields)
-            pointer = cls(**fields)
-        except (TypeError, KeyError) as error:
-            raise DataError(f"{origin} is not the pointer of a baseline: {error}") from error
-        if pointer.kind != KIND:
-            raise DataError(f"{origin} is not the pointer of a baseline", received=pointer.kind, allowed=[KIND])
-        return pointer
+    def __post_init__(self) -> None:
+        if self.kind != KIND:
+            raise TypeError(f"its kind is {self.kind!r}, not {KIND!r}")
 
 
 class BaselinePointer:

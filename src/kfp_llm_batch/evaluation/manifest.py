@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, ClassVar
 
-from kfp_llm_batch.errors import DataError
-from kfp_llm_batch.manifests import Manifest, ResultManifest, StoredFile, check_types
+from kfp_llm_batch.manifests import Manifest, ResultManifest, StoredFile
 
 KIND = "evaluation"
 
@@ -34,6 +33,8 @@ _TAKEN_FROM_RESULT = (
 class EvaluationManifest(Manifest):
     """What an evaluation holds."""
 
+    title: ClassVar[str] = "the manifest of an evaluation"
+
     kind: str = KIND
     created_at: str
     """UTC, ISO 8601."""
@@ -56,24 +57,9 @@ class EvaluationManifest(Manifest):
     result: dict[str, Any]
     """What the manifest of the completions says of them."""
 
-    @classmethod
-    def from_json(cls, text: str | bytes, origin: str) -> Self:
-        """Parse a manifest; `origin` names it in errors.
-
-        Raises:
-            DataError: It is none of an evaluation.
-        """
-        fields = cls._fields(text, origin)
-        try:
-            scores = fields.pop("scores")
-            check_types(cls, fields)
-            check_types(StoredFile, scores)
-            manifest = cls(**fields, scores=StoredFile(**scores))
-        except (TypeError, KeyError) as error:
-            raise DataError(f"{origin} is not the manifest of an evaluation: {error}") from error
-        if manifest.kind != KIND:
-            raise DataError(f"{origin} is not the manifest of an evaluation", received=manifest.kind, allowed=[KIND])
-        return manifest
+    def __post_init__(self) -> None:
+        if self.kind != KIND:
+            raise TypeError(f"its kind is {self.kind!r}, not {KIND!r}")
 
 
 def facts_of_result(manifest: ResultManifest) -> dict[str, Any]:
