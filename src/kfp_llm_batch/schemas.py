@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from kfp_llm_batch.errors import DataError
 
-MESSAGES = pa.list_(pa.struct([pa.field("role", pa.string()), pa.field("content", pa.string())]))
+MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
 
 PROMPT_FIELDS = (
     pa.field("row_id", pa.string(), nullable=False),
@@ -52,38 +52,25 @@ WARNING_CODES = (PROMPT_TRUNCATED, TEXT_REPAIRED)
 
 LOGPROBS = pa.list_(
     pa.list_(
-        pa.struct(
-            [
-                pa.field("token_id", pa.int32()),
-                pa.field("token", pa.string()),
-                pa.field("logprob", pa.float32()),
-                pa.field("rank", pa.int32()),
-            ]
-        )
+        pa.struct({"token_id": pa.int32(), "token": pa.string(), "logprob": pa.float32(), "rank": pa.int32()}),
     )
 )
 """Per generated token its candidates, the sampled one first."""
 
 OUTPUTS = pa.list_(
     pa.struct(
-        [
-            pa.field("text", pa.string()),
-            pa.field("finish_reason", pa.string()),
-            pa.field("stop_reason", pa.string()),
-            pa.field("num_tokens", pa.int32()),
-            pa.field("cumulative_logprob", pa.float64()),
-            pa.field("logprobs", LOGPROBS),
-        ]
+        {
+            "text": pa.string(),
+            "finish_reason": pa.string(),
+            "stop_reason": pa.string(),
+            "num_tokens": pa.int32(),
+            "cumulative_logprob": pa.float64(),
+            "logprobs": LOGPROBS,
+        }
     )
 )
 
-PROVENANCE = pa.struct(
-    [
-        pa.field("run_id", pa.string()),
-        pa.field("output_uri", pa.string()),
-        pa.field("generated_at", pa.string()),
-    ]
-)
+PROVENANCE = pa.struct({"run_id": pa.string(), "output_uri": pa.string(), "generated_at": pa.string()})
 """Of an answer that an earlier run has made: the run, where its result went, and when (UTC, ISO 8601)."""
 
 STATUSES = ("ok", "truncated", "invalid", "failed")
@@ -101,13 +88,14 @@ COMPLETION_FIELDS = (
     pa.field("num_prompt_tokens", pa.int32()),
     pa.field("num_completion_tokens", pa.int32()),
     pa.field("seed", pa.int64()),
-    pa.field("error", pa.struct([pa.field("code", pa.string()), pa.field("message", pa.string())])),
+    pa.field("error", pa.struct({"code": pa.string(), "message": pa.string()})),
     pa.field("warnings", pa.list_(pa.string())),
     pa.field("provenance", PROVENANCE),
 )
 """`warnings` holds WARNING_CODES, and is null if there are none; `provenance` is null in a row of this run."""
 
-_OWN_COLUMNS = frozenset(field.name for field in (*PROMPT_FIELDS, *COMPLETION_FIELDS))
+PROMPT_COLUMNS = tuple(field.name for field in PROMPT_FIELDS)
+COMPLETION_COLUMNS = tuple(field.name for field in COMPLETION_FIELDS)
 
 
 def check_source_columns(names: Iterable[str]) -> None:
@@ -119,21 +107,12 @@ def check_source_columns(names: Iterable[str]) -> None:
     Raises:
         DataError: A name is used by the prompts or the completions.
     """
-    if clashes := sorted(_OWN_COLUMNS.intersection(names)):
+    if clashes := sorted({*PROMPT_COLUMNS, *COMPLETION_COLUMNS}.intersection(names)):
         raise DataError(
             "The dataset has columns whose names this product uses for its own",
             received=clashes,
             remedy="Rename them in the dataset; all source columns are carried into the result.",
         )
-
-
-def with_own_columns(table: pa.Table) -> pa.Table:
-    """Our columns alone; one that was not yet written when the table was is null."""
-    columns = [
-        table[field.name] if field.name in table.column_names else pa.nulls(table.num_rows, field.type)
-        for field in COMPLETION_FIELDS
-    ]
-    return pa.Table.from_arrays(columns, schema=pa.schema(COMPLETION_FIELDS))
 
 
 def completions_schema(source_fields: Iterable[pa.Field]) -> pa.Schema:
@@ -143,5 +122,4 @@ def completions_schema(source_fields: Iterable[pa.Field]) -> pa.Schema:
 
 def source_fields(prompts: pa.Schema) -> list[pa.Field]:
     """The carried source columns of a prompts file."""
-    own = {field.name for field in PROMPT_FIELDS}
-    return [field for field in prompts if field.name not in own]
+    return [field for field in prompts if field.name not in PROMPT_COLUMNS]

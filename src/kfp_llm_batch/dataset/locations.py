@@ -15,6 +15,7 @@ import requests
 import tenacity
 
 from kfp_llm_batch.dataset.batches import DataFile, first_line
+from kfp_llm_batch.disk import file_sha256
 from kfp_llm_batch.errors import ConfigurationError, StorageError
 from kfp_llm_batch.storage.object_store import open_store
 from kfp_llm_batch.storage.uris import redact, split_uri
@@ -53,11 +54,8 @@ def list_files(uri: str, working_folder: Path) -> Listing:
 
 def digest(files: list[DataFile]) -> str:
     """What was read: the SHA-256 of the files' SHA-256, in order."""
-    whole = hashlib.sha256()
-    for file in files:
-        with file.path.open("rb") as stream:
-            whole.update(hashlib.file_digest(stream, "sha256").digest())
-    return f"sha256:{whole.hexdigest()}"
+    digests = (bytes.fromhex(file_sha256(file.path)) for file in files)
+    return f"sha256:{hashlib.sha256(b''.join(digests)).hexdigest()}"
 
 
 def _local(uri: str, path: Path) -> Listing:

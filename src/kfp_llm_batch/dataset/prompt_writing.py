@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import pyarrow as pa
 
 from kfp_llm_batch.dataset.batches import BATCH_BYTES
 from kfp_llm_batch.dataset.messages import Message
-from kfp_llm_batch.disk import new_file
+from kfp_llm_batch.disk import file_sha256, new_file
 from kfp_llm_batch.manifests import StoredFile
 from kfp_llm_batch.schemas import PROMPT_FIELDS
 
@@ -78,9 +77,7 @@ class PromptWriter:
         lines = [json.dumps(row) + "\n" for row in self._preview]
         with new_file(self._folder / PREVIEW) as path:
             path.write_text("".join(lines), encoding="ascii")
-        with self.shard.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        return StoredFile(path=SHARD, rows=self._rows, bytes=self.shard.stat().st_size, sha256=sha256)
+        return StoredFile(path=SHARD, rows=self._rows, bytes=self.shard.stat().st_size, sha256=file_sha256(self.shard))
 
 
 def prompts_schema(carried: Sequence[pa.Field]) -> pa.Schema:

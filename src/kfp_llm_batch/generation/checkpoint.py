@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import tempfile
@@ -17,15 +16,14 @@ import pyarrow.parquet as pq
 
 from kfp_llm_batch import termination
 from kfp_llm_batch.dataset.prompts import Prompts
-from kfp_llm_batch.disk import writing
+from kfp_llm_batch.disk import file_sha256, writing
 from kfp_llm_batch.errors import StorageError
 from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.manifests import StoredFile
-from kfp_llm_batch.schemas import COMPLETION_FIELDS, with_own_columns
+from kfp_llm_batch.schemas import COMPLETION_COLUMNS
 from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, ObjectNotFoundError, ObjectStore, open_store
 
 _LOG = logging.getLogger("kfp_llm_batch")
-_COLUMNS = [column.name for column in COMPLETION_FIELDS]
 ROWS_PER_BATCH = 1000
 _PART_NAME = re.compile(r"part-[0-9a-f]{32}\.parquet")
 
@@ -76,14 +74,12 @@ class Checkpoint:
                 self._store.download(name, path)
             except ObjectNotFoundError:
                 return  # another run has finished and cleaned up
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if name != _part_name(digest):
+            if name != _part_name(file_sha256(path)):
                 _LOG.warning("The part %s at %s is damaged; its rows are answered anew.", name, self.uri)
                 return
             with pq.ParquetFile(path) as part:
-                for batch in part.iter_batches(ROWS_PER_BATCH, columns=_COLUMNS):
-                    yield with_own_columns(pa.Table.from_batches([batch]))
+                for batch in part.iter_batches(ROWS_PER_BATCH, columns=COMPLETION_COLUMNS):
+                    yield pa.Table.from_batches([batch])
 
     def clear(self) -> None:
         """Remove all parts."""

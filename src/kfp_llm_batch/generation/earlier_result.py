@@ -16,10 +16,9 @@ from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.generation.provenance import Origin
 from kfp_llm_batch.hashes import hash_texts
 from kfp_llm_batch.results.publishing import fetch_result
-from kfp_llm_batch.schemas import COMPLETION_FIELDS, FAULTY, with_own_columns
+from kfp_llm_batch.schemas import COMPLETION_COLUMNS, COMPLETION_FIELDS, FAULTY
 
 _LOG = logging.getLogger("kfp_llm_batch")
-_COLUMNS = [column.name for column in COMPLETION_FIELDS]
 _NOT_CLAIMED = -1
 
 
@@ -96,7 +95,7 @@ class EarlierResult:
         """Number and columns of each row that was claimed; a row says whose answer it is."""
         run = Origin(run_id=self._manifest.run_id, output_uri=self.uri)
         own = run.provenance(self._manifest.created_at)
-        for table in self._tables(_COLUMNS):
+        for table in self._tables(COMPLETION_COLUMNS):
             completions = table.to_pylist()
             places = np.searchsorted(self._hashes, hash_texts([entry["row_id"] for entry in completions]))
             for place, completion in zip(places.tolist(), completions, strict=True):
@@ -106,13 +105,13 @@ class EarlierResult:
         if missing := int(np.count_nonzero(self._rows == _NOT_CLAIMED)):
             _LOG.warning("%d rows of %s are not in today's dataset; they are left out.", missing, self.uri)
 
-    def _tables(self, columns: list[str]) -> Iterator[pa.Table]:
+    def _tables(self, columns: Sequence[str]) -> Iterator[pa.Table]:
         schema = pa.schema([column for column in COMPLETION_FIELDS if column.name in columns])
         for part in self._manifest.parts:
             path = self._folder / part.path
             if self._manifest.output_format == "parquet":
                 with pq.ParquetFile(path) as file:
-                    yield with_own_columns(file.read(schema.names)).select(schema.names)
+                    yield file.read(schema.names)
             else:
                 with path.open(encoding="utf-8") as lines:
                     yield pa.Table.from_pylist([json.loads(line) for line in lines], schema=schema)

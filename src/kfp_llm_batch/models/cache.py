@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import shutil
@@ -13,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from kfp_llm_batch.caches import cache_folder
+from kfp_llm_batch.disk import file_sha256
 from kfp_llm_batch.errors import BatchError, ConfigurationError
 
 _LOG = logging.getLogger("kfp_llm_batch")
@@ -45,11 +45,7 @@ def cached_folder(name: str, make: Callable[[Path], None]) -> Path:
 
 def file_digests(folder: Path, names: list[str]) -> dict[str, str]:
     """SHA-256 of each named file."""
-    digests = {}
-    for name in names:
-        with (folder / name).open("rb") as file:
-            digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
+    return {name: file_sha256(folder / name) for name in names}
 
 
 def _files(folder: Path) -> list[str]:

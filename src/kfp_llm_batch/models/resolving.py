@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kfp_llm_batch.disk import file_sha256
 from kfp_llm_batch.errors import ConfigurationError, StorageError
 from kfp_llm_batch.machine import read_machine
 from kfp_llm_batch.manifests import FILE_NAME
@@ -150,7 +151,7 @@ def _demo_file(name: str) -> Path:
 
 
 def _converted(gguf: Path) -> Path:
-    digest = file_digests(gguf.parent, [gguf.name])[gguf.name]
+    digest = file_sha256(gguf)
 
     def make(folder: Path) -> None:
         _LOG.info("Converting %s to safetensors, once; this takes half a minute for a small model.", gguf.name)

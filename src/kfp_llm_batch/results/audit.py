@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import tempfile
 from collections import Counter
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from kfp_llm_batch.disk import file_sha256
 from kfp_llm_batch.duplicates import DuplicateFinder
 from kfp_llm_batch.errors import ConfigurationError, ResultError
 from kfp_llm_batch.manifests import FILE_NAME, Checksum, ResultManifest, StoredFile, reused_of
@@ -175,9 +175,7 @@ class _Audit:
     def _check_file(self, file: StoredFile, path: Path, tally: _Tally) -> None:
         if (size := path.stat().st_size) != file.bytes:
             self._problems.append(f"{file.path}: it has {size} bytes, the manifest says {file.bytes}")
-        with path.open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-        if digest != file.sha256:
+        if (digest := file_sha256(path)) != file.sha256:
             self._problems.append(f"{file.path}: its bytes are not those of the manifest (SHA-256 {digest[:12]}...)")
         self._check_columns(file, path)
         before = tally.statuses.total()

@@ -16,12 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kfp_llm_batch.results.formats import BATCH_ROWS, json_rows
-from kfp_llm_batch.schemas import COMPLETION_FIELDS
+from kfp_llm_batch.schemas import COMPLETION_COLUMNS
 
 Column: TypeAlias = pa.Array | list[Any]
 """Of a Parquet part, or of JSON lines."""
-
-_OWN_NAMES = frozenset(field.name for field in COMPLETION_FIELDS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ def read_part(path: Path, output_format: str) -> Iterator[PartRows]:
             if output_format == "openai":
                 yield PartRows(row_ids=[row["custom_id"] for row in rows], columns=None)
                 continue
-            names = [name for name in rows[0] if name not in _OWN_NAMES]
+            names = [name for name in rows[0] if name not in COMPLETION_COLUMNS]
             columns = {name: [row[name] for row in rows] for name in names}
             yield PartRows(row_ids=[row["row_id"] for row in rows], columns=columns)
 
@@ -72,7 +70,7 @@ def rows_that_differ(left: Column, right: Column) -> list[int]:
 
 def _parquet_rows(path: Path) -> Iterator[PartRows]:
     with pq.ParquetFile(path) as file:
-        names = [name for name in file.schema_arrow.names if name not in _OWN_NAMES]
+        names = [name for name in file.schema_arrow.names if name not in COMPLETION_COLUMNS]
         for batch in file.iter_batches(BATCH_ROWS, columns=["row_id", *names]):
             columns = {name: batch.column(name) for name in names}
             yield PartRows(row_ids=batch.column("row_id").to_pylist(), columns=columns)

@@ -15,9 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kfp_llm_batch.results.formats import AUDITED, BATCH_ROWS, NOTES
-from kfp_llm_batch.schemas import COMPLETION_FIELDS, FAULTY, STATUSES, WARNING_CODES
-
-_OWN_COLUMNS = frozenset(field.name for field in COMPLETION_FIELDS)
+from kfp_llm_batch.schemas import COMPLETION_COLUMNS, COMPLETION_FIELDS, FAULTY, STATUSES, WARNING_CODES
 
 
 class UnreadablePartError(ValueError):
@@ -185,8 +183,8 @@ def _json_objects(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def _unpack_plain(row: dict[str, Any]) -> tuple[Any, ...]:
-    if missing := sorted(_OWN_COLUMNS - row.keys()):
-        raise ValueError(f"it lacks {', '.join(missing)}")
+    if missing := [name for name in COMPLETION_COLUMNS if name not in row]:
+        raise ValueError(f"it lacks {', '.join(sorted(missing))}")
     return tuple(row[name] for name in RowFacts._fields)
 
 

@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from kfp_llm_batch.disk import writing
+from kfp_llm_batch.disk import file_sha256, writing
 from kfp_llm_batch.errors import ConfigurationError, DataError, ResultError, StorageError
 from kfp_llm_batch.manifests import FILE_NAME, ResultManifest, StoredFile
 from kfp_llm_batch.results.formats import EXTENSIONS, write_part
@@ -229,8 +229,7 @@ def check_file(path: Path, expected: StoredFile) -> None:
         ResultError: It is missing or has other bytes.
     """
     try:
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(path)
     except FileNotFoundError as error:
         raise ResultError(
             f"The manifest names {expected.path}, and there is no such file", received=str(path)
