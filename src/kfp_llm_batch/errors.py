@@ -116,6 +116,12 @@ class RunError(BatchError):
     exit_code = 9
 
 
+def first_line(error: BaseException) -> str:
+    """The start of a library's message, fit for one line of ours."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:300].rstrip(". ")
+
+
 @contextlib.contextmanager
 def exit_with_message() -> Iterator[None]:
     """End the process with one clear message and the branch's exit code instead of a traceback.

@@ -175,7 +175,7 @@ def test_an_earlier_load_is_replaced(tmp_path):
 
 def test_unwritable_folder_is_a_storage_error(tmp_path):
     (tmp_path / "out").write_text("a file")
-    with pytest.raises(StorageError, match=r"cannot be written to .*out: .*Check that it is a folder"):
+    with pytest.raises(StorageError, match=r"Could not write .*out: .*A file stands where a folder should be"):
         load(tmp_path, lines({"q": "a"}), prompt_template="{{ q }}")
 
 

@@ -236,4 +236,4 @@ BAD_CONFIGS = {
 @pytest.mark.parametrize(("config", "message"), BAD_CONFIGS.values(), ids=BAD_CONFIGS)
 def test_what_fits_no_row_is_refused_before_any_row(config, message):
     with pytest.raises(ConfigurationError, match=message):
-        make_renderer(DatasetConfig(uri="x", **config), ["question", "id"])
+        make_renderer(DatasetConfig(uri="x", **config), ["question", "id"], is_openai=False)

@@ -18,11 +18,10 @@ from kfp_llm_batch.dataset.prompt_writing import PromptRow, prompt_batches, show
 from kfp_llm_batch.dataset.rendering import PARAMS_COLUMN, Row, make_renderer
 from kfp_llm_batch.manifests import Checksum
 from kfp_llm_batch.row_ids import RowIds
-from kfp_llm_batch.schemas import check_source_columns
+from kfp_llm_batch.schemas import PROMPT_FIELDS, check_source_columns
 from kfp_llm_batch.storage.uris import redact
 from kfp_llm_batch.workers import Workers, worker_count
 
-FAULTS_SHOWN = 10
 _BATCHES_ALONE = 20
 """Fewer are done before other processes have started."""
 
@@ -39,8 +38,7 @@ class RenderedBatch:
     rows: int
     checksum: str
     """Of these rows."""
-    faults: int
-    first_faults: list[str]
+    faults: list[str]
     preview: list[dict[str, Any]]
     """The first rows of the dataset, for people."""
 
@@ -58,9 +56,10 @@ class BatchRenderer:
         self._arguments = (config, schema, is_openai)
         self._render = make_renderer(config, schema.names, is_openai=is_openai)
         self._uri = redact(config.uri)
-        self._ids = RowIds("custom_id" if is_openai else config.id_column)
-        self.carried = [] if is_openai else _carried(config, schema)
-        self._carried_names = {field.name for field in self.carried}
+        self.ids = RowIds("custom_id" if is_openai else config.id_column)
+        carried = [] if is_openai else _carried(config, schema)
+        self.schema = pa.schema([*PROMPT_FIELDS, *carried])
+        self._carried_names = {field.name for field in carried}
 
     def all(self, batches: Iterable[SourceBatch]) -> Generator[RenderedBatch, None, None]:
         """Render all batches of a source, in their order; many of them on all processors."""
@@ -86,53 +85,40 @@ class BatchRenderer:
         with reading(f"{self._uri} after row {first}"):
             stored = batch.table.to_pylist() or [{}] * batch.table.num_rows
         rows = stored if batch.rows is None else batch.rows
-        made = _Made(checksum=Checksum(), faults=[])
-        pairs = enumerate(zip(rows, stored, strict=True))
+        checksum = Checksum()
         prompts = [
-            self._prompt_row(first + index, row, values, batch.faults.get(index), made)
-            for index, (row, values) in pairs
+            self._prompt_row(first + index, row, values, batch.faults.get(index), checksum)
+            for index, (row, values) in enumerate(zip(rows, stored, strict=True))
         ]
         return RenderedBatch(
-            batches=[part.serialize().to_pybytes() for part in prompt_batches(prompts, batch.table, self.carried)],
+            batches=[part.serialize().to_pybytes() for part in prompt_batches(prompts, batch.table, self.schema)],
             rows=len(prompts),
-            checksum=made.checksum.hexdigest(),
-            faults=len(made.faults),
-            first_faults=made.faults[:FAULTS_SHOWN],
+            checksum=checksum.hexdigest(),
+            faults=[f"row {number}: {row.fault}" for number, row in enumerate(prompts, first + 1) if row.fault],
             preview=shown(prompts, first),
         )
 
-    def _prompt_row(self, number: int, row: Row, stored: Row, source_fault: str | None, made: _Made) -> PromptRow:
+    def _prompt_row(
+        self, number: int, row: Row, stored: Row, source_fault: str | None, checksum: Checksum
+    ) -> PromptRow:
         """Render `row` as it came; `stored` has the types of all rows, and is what goes along."""
-        row_id = self._ids.of(row, number)
-        fault = None if source_fault is None else f"bad_text: {source_fault}"
-        prompt = Prompt(messages=[])
-        if fault is None:
-            prompt, fault = self._rendered(row)
-        if fault is not None:
-            made.faults.append(f"row {number + 1}: {fault}")
+        row_id = self.ids.of(row, number)
+        prompt, fault = self._rendered(row, source_fault)
         params = None if prompt.params is None else _to_json(prompt.params)
-        content = _to_json([prompt.messages, prompt.params, fault, self._carried_values(stored)])
+        # Null values are left out, so that a column that a file format cannot omit changes nothing.
+        carried = {name: stored[name] for name in self._carried_names if stored[name] is not None}
+        content = _to_json([prompt.messages, prompt.params, fault, carried])
         # A counted id says nothing about the row; without it the checksum does not depend on the rows' order.
-        made.checksum.add(row_id if self._ids.column else "", content)
+        checksum.add(row_id if self.ids.column else "", content)
         return PromptRow(row_id=row_id, messages=prompt.messages, params=params, fault=fault, size=len(content))
 
-    def _rendered(self, row: Row) -> tuple[Prompt, str | None]:
+    def _rendered(self, row: Row, source_fault: str | None) -> tuple[Prompt, str | None]:
         try:
+            if source_fault is not None:
+                raise RowFaultError("bad_text", source_fault)
             return self._render(row), None
         except RowFaultError as fault:
             return Prompt(messages=[]), str(fault)
-
-    def _carried_values(self, row: Row) -> dict[str, Any]:
-        """Null values left out, so that a column that a file format cannot omit changes nothing."""
-        return {name: value for name, value in row.items() if value is not None and name in self._carried_names}
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Made:
-    """What is gathered over the rows of a batch."""
-
-    checksum: Checksum
-    faults: list[str]
 
 
 def _numbered(batches: Iterable[SourceBatch]) -> Iterator[NumberedSourceBatch]:

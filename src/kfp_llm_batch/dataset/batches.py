@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 
 from kfp_llm_batch.dataset.carried_types import brought
-from kfp_llm_batch.errors import BatchError, DataError
+from kfp_llm_batch.errors import BatchError, DataError, first_line
 
 BATCH_ROWS = 1_000
 BATCH_BYTES = 8 * 2**20
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,12 +74,6 @@ def reading(name: str) -> Iterator[None]:
         ) from error
 
 
-def first_line(error: BaseException) -> str:
-    """The start of a library's message, fit for one line of ours."""
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:300].rstrip(". ")
-
-
 def limited(batches: Iterator[SourceBatch], limit: int | None) -> Iterator[SourceBatch]:
     """The first `limit` rows; nothing behind them is read."""
     remaining = limit
@@ -89,6 +86,26 @@ def limited(batches: Iterator[SourceBatch], limit: int | None) -> Iterator[Sourc
         rows = None if batch.rows is None else batch.rows[:remaining]
         yield SourceBatch(table=batch.table.slice(0, remaining), faults=faults, rows=rows)
         return
+
+
+def check_unique_columns(names: Sequence[str], file: DataFile) -> None:
+    """Refuse a file in which two columns have one name."""
+    if repeated := [name for name, count in Counter(names).items() if count > 1]:
+        raise DataError(f"{file.name} has several columns of the same name", received=repeated, remedy="Rename them.")
+
+
+def bounded(items: Iterable[Item], size: Callable[[Item], int]) -> Iterator[list[Item]]:
+    """Consecutive items, not more than BATCH_ROWS nor much above BATCH_BYTES at once."""
+    batch: list[Item] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += size(item)
+        if len(batch) == BATCH_ROWS or total >= BATCH_BYTES:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
 
 
 def slices(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

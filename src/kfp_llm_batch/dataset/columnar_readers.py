@@ -15,14 +15,14 @@ from kfp_llm_batch.dataset.batches import (
     BATCH_ROWS,
     DataFile,
     SourceBatch,
+    check_unique_columns,
     conformed,
-    first_line,
     reading,
     slices,
 )
 from kfp_llm_batch.dataset.carried_types import plain_schema, storable_schema
 from kfp_llm_batch.dataset.text_readers import SUFFIXES, open_stream
-from kfp_llm_batch.errors import DataError
+from kfp_llm_batch.errors import DataError, first_line
 
 
 def decompressed(file: DataFile, working_folder: Path) -> DataFile:
@@ -45,7 +45,7 @@ def columnar_schema(files: Sequence[DataFile], format_name: str) -> pa.Schema:
     for file in files:
         with reading(file.name):
             schema = _schema(file, format_name)
-        _check_unique(file, schema.names)
+        check_unique_columns(schema.names, file)
         schema = plain_schema(schema, file.name)
         try:
             merged = pa.unify_schemas([merged, schema], promote_options="permissive")
@@ -72,11 +72,6 @@ def _schema(file: DataFile, format_name: str) -> pa.Schema:
         return pq.read_schema(file.path)
     with pa.memory_map(str(file.path)) as source:
         return _open_arrow(source).schema
-
-
-def _check_unique(file: DataFile, names: list[str]) -> None:
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise DataError(f"{file.name} has several columns of the same name", received=repeated, remedy="Rename them.")
 
 
 def _parquet_batches(file: DataFile) -> Iterator[pa.RecordBatch]:

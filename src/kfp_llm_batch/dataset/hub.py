@@ -23,13 +23,12 @@ from kfp_llm_batch.dataset.batches import (
     DatasetSource,
     SourceBatch,
     conformed,
-    first_line,
     reading,
     slices,
 )
 from kfp_llm_batch.dataset.carried_types import plain_schema, storable_schema
 from kfp_llm_batch.dataset.config import DatasetConfig
-from kfp_llm_batch.errors import BatchError, ConfigurationError, DataError, StorageError
+from kfp_llm_batch.errors import BatchError, ConfigurationError, DataError, StorageError, first_line
 from kfp_llm_batch.storage.uris import split_uri
 
 # The root of httpx or of httpx2, by the version of the hub library, which does not declare it exported.

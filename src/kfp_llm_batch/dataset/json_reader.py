@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import operator
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,17 +17,15 @@ from typing import Any
 import pyarrow as pa
 
 from kfp_llm_batch.dataset.batches import (
-    BATCH_BYTES,
-    BATCH_ROWS,
     DataFile,
     SourceBatch,
-    first_line,
+    bounded,
     reading,
     record_batch,
 )
 from kfp_llm_batch.dataset.carried_types import storable_schema
 from kfp_llm_batch.dataset.text_readers import numbered_lines, open_stream
-from kfp_llm_batch.errors import DataError
+from kfp_llm_batch.errors import DataError, first_line
 
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
@@ -44,6 +43,9 @@ class JsonRow:
     values: dict[str, Any]
     fault: str | None
     size: int
+
+
+_SIZE = operator.attrgetter("size")
 
 
 def json_rows(files: Sequence[DataFile], format_name: str) -> Iterator[JsonRow]:
@@ -68,7 +70,7 @@ def json_schema(rows: Iterable[JsonRow], variable_columns: Collection[str] = ())
         DataError: A column changes its type; the message names the line.
     """
     types: dict[str, pa.DataType] = {}
-    for batch in _batches(rows):
+    for batch in bounded(rows, _SIZE):
         for name, values in _columns(batch).items():
             try:
                 types[name] = _merged(types.get(name, pa.null()), pa.infer_type(values))
@@ -84,7 +86,7 @@ def json_batches(
 ) -> Iterator[SourceBatch]:
     """The rows as Arrow batches of `schema`, and as they were."""
     nothing = dict.fromkeys(schema.names)
-    for batch in _batches(rows):
+    for batch in bounded(rows, _SIZE):
         present = _columns(batch)
         for name in present.keys() & variable_columns:
             if pa.types.is_string(schema.field(name).type):
@@ -99,7 +101,7 @@ def json_batches(
 
 def openai_batches(rows: Iterable[JsonRow]) -> Iterator[SourceBatch]:
     """OpenAI batch lines as batches of OPENAI_SCHEMA."""
-    for batch in _batches(rows):
+    for batch in bounded(rows, _SIZE):
         lines = [
             {
                 "custom_id": _text_or_none(row.values.get("custom_id")),
@@ -178,19 +180,6 @@ def _mended(value: Any) -> Any:
 def _excerpt(text: str) -> str:
     text = text.strip()
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _batches(rows: Iterable[JsonRow]) -> Iterator[list[JsonRow]]:
-    batch: list[JsonRow] = []
-    size = 0
-    for row in rows:
-        batch.append(row)
-        size += row.size
-        if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 def _columns(batch: Sequence[JsonRow]) -> dict[str, list[Any]]:

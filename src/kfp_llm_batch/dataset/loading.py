@@ -5,26 +5,26 @@ from __future__ import annotations
 import contextlib
 import logging
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from kfp_llm_batch.dataset.batch_rendering import FAULTS_SHOWN, BatchRenderer, RenderedBatch
-from kfp_llm_batch.dataset.batches import DatasetSource, first_line
+from kfp_llm_batch.dataset.batch_rendering import BatchRenderer, RenderedBatch
+from kfp_llm_batch.dataset.batches import DatasetSource
 from kfp_llm_batch.dataset.carried_types import check_storable
 from kfp_llm_batch.dataset.config import FORMATS, DatasetConfig
 from kfp_llm_batch.dataset.prompt_writing import PromptWriter
 from kfp_llm_batch.dataset.rendering import check_column
 from kfp_llm_batch.dataset.sources import open_dataset
-from kfp_llm_batch.errors import BatchError, ConfigurationError, DataError, StorageError
+from kfp_llm_batch.disk import writing
+from kfp_llm_batch.errors import ConfigurationError, DataError
 from kfp_llm_batch.garbage import rare_garbage_collection
 from kfp_llm_batch.manifests import FILE_NAME, Checksum, PromptsManifest
-from kfp_llm_batch.row_ids import RowIds
 from kfp_llm_batch.row_log import RowLog
 from kfp_llm_batch.storage.uris import redact
 
 __all__ = ["FORMATS", "DatasetConfig", "load_dataset"]
 
+_FAULTS_SHOWN = 10
 _LOG = logging.getLogger("kfp_llm_batch")
 
 
@@ -44,7 +44,7 @@ def load_dataset(config: DatasetConfig, output_folder: Path) -> PromptsManifest:
     """
     with (
         rare_garbage_collection(),
-        _writing(output_folder),
+        writing(output_folder),
         tempfile.TemporaryDirectory(prefix="dataset-") as working_folder,
     ):
         output_folder.mkdir(parents=True, exist_ok=True)
@@ -57,29 +57,45 @@ def load_dataset(config: DatasetConfig, output_folder: Path) -> PromptsManifest:
 
 
 def _load(config: DatasetConfig, source: DatasetSource, folder: Path) -> PromptsManifest:
-    loading = _Loading(config, source)
+    uri = redact(config.uri)
+    _check_id_column(config, source)
+    check_storable(source.schema, uri)
+    renderer = BatchRenderer(config, source.schema, is_openai=source.format == "openai")
+    counts = _Counts()
     progress = RowLog("Loaded")
     with (
-        PromptWriter(folder, loading.renderer.carried) as writer,
-        contextlib.closing(loading.renderer.all(source.batches())) as batches,
+        PromptWriter(folder, renderer.schema) as writer,
+        contextlib.closing(renderer.all(source.batches())) as batches,
     ):
         for rendered in batches:
-            loading.take(rendered)
+            counts.take(rendered)
             for batch in writer.write(rendered.batches, rendered.preview):
-                loading.ids.note(batch.column("row_id"))
-            progress.log(loading.rows)
-    loading.check_faults()
-    loading.ids.check_unique(writer.shard)
+                renderer.ids.note(batch.column("row_id"))
+            progress.log(counts.rows)
+    counts.check_faults(uri)
+    renderer.ids.check_unique(writer.shard)
     return PromptsManifest(
-        fingerprint=loading.checksum.hexdigest(),
-        rows=loading.rows,
-        rows_with_faults=loading.faults,
-        source_uri=redact(config.uri),
+        fingerprint=counts.checksum.hexdigest(),
+        rows=counts.rows,
+        rows_with_faults=counts.faults,
+        source_uri=uri,
         source_format=source.format,
         source_revision=source.revision,
         parameters=_parameters(config),
         shards=(writer.finish(),),
     )
+
+
+def _check_id_column(config: DatasetConfig, source: DatasetSource) -> None:
+    if config.id_column is None:
+        return
+    if source.format == "openai":
+        raise ConfigurationError(
+            "dataset_id_column does not apply to OpenAI batch lines, whose ids are their custom_id",
+            received=config.id_column,
+            remedy="Leave it out.",
+        )
+    check_column("dataset_id_column", config.id_column, source.schema.names)
 
 
 def _parameters(config: DatasetConfig) -> dict[str, Any]:
@@ -88,24 +104,10 @@ def _parameters(config: DatasetConfig) -> dict[str, Any]:
     return {**vars(config), "uri": redact(config.uri), "examples": examples}
 
 
-class _Loading:
-    """What is known across batches while rows become prompts."""
+class _Counts:
+    """What is known of the rows across batches."""
 
-    def __init__(self, config: DatasetConfig, source: DatasetSource) -> None:
-        is_openai = source.format == "openai"
-        columns = source.schema.names
-        if config.id_column is not None and is_openai:
-            raise ConfigurationError(
-                "dataset_id_column does not apply to OpenAI batch lines, whose ids are their custom_id",
-                received=config.id_column,
-                remedy="Leave it out.",
-            )
-        if config.id_column is not None:
-            check_column("dataset_id_column", config.id_column, columns)
-        self._uri = redact(config.uri)
-        check_storable(source.schema, self._uri)
-        self.renderer = BatchRenderer(config, source.schema, is_openai)
-        self.ids = RowIds("custom_id" if is_openai else config.id_column)
+    def __init__(self) -> None:
         self.checksum = Checksum()
         self.rows = 0
         self.faults = 0
@@ -113,12 +115,12 @@ class _Loading:
 
     def take(self, rendered: RenderedBatch) -> None:
         """Count one batch."""
-        self.rows += rendered.rows
-        self.faults += rendered.faults
-        self._first_faults = (self._first_faults + rendered.first_faults)[:FAULTS_SHOWN]
         self.checksum.include(rendered.checksum, rendered.rows)
+        self.rows += rendered.rows
+        self.faults += len(rendered.faults)
+        self._first_faults = (self._first_faults + rendered.faults)[:_FAULTS_SHOWN]
 
-    def check_faults(self) -> None:
+    def check_faults(self, uri: str) -> None:
         """Log the first faulty rows; a dataset that has no other rows is an error.
 
         Raises:
@@ -129,7 +131,7 @@ class _Loading:
         shown = "; ".join(self._first_faults)
         if self.faults == self.rows:
             raise DataError(
-                f"Every row of {self._uri} is faulty ({self.rows} in all; rows are counted from 1): {shown}",
+                f"Every row of {uri} is faulty ({self.rows} in all; rows are counted from 1): {shown}",
                 remedy="Correct the template or the data.",
             )
         _LOG.warning(
@@ -138,16 +140,3 @@ class _Loading:
             self.rows,
             shown,
         )
-
-
-@contextlib.contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except BatchError:
-        raise
-    except OSError as error:
-        raise StorageError(
-            f"The prompts cannot be written to {folder}: {first_line(error)}",
-            remedy="Check that it is a folder, that it may be written, and that the disk has room.",
-        ) from error

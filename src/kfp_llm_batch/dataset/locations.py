@@ -14,10 +14,11 @@ from urllib.parse import unquote, urlsplit
 import requests
 import tenacity
 
-from kfp_llm_batch.dataset.batches import DataFile, first_line
+from kfp_llm_batch.dataset.batches import DataFile
 from kfp_llm_batch.disk import file_sha256
-from kfp_llm_batch.errors import ConfigurationError, StorageError
+from kfp_llm_batch.errors import ConfigurationError, StorageError, first_line
 from kfp_llm_batch.storage.object_store import open_store
+from kfp_llm_batch.storage.protocol import check_key
 from kfp_llm_batch.storage.uris import redact, split_uri
 
 _LOG = logging.getLogger("kfp_llm_batch")
@@ -118,7 +119,7 @@ def _stored(uri: str, scheme: str, rest: str, working_folder: Path) -> Listing:
     names = tuple(entry.key for entry in store.list(prefix) if not entry.key.endswith("/"))
 
     def fetch(name: str) -> DataFile:
-        path = _inside(working_folder, name)
+        path = working_folder / check_key(name)
         path.parent.mkdir(parents=True, exist_ok=True)
         store.download(name, path)
         return DataFile(path=path, name=f"{scheme}://{root}/{name}")
@@ -130,13 +131,6 @@ def _stored(uri: str, scheme: str, rest: str, working_folder: Path) -> Listing:
     else:
         names, is_folder = tuple(name for name in names if name.startswith(f"{prefix}/" if prefix else "")), True
     return _checked(uri, Listing(names=names, is_folder=is_folder, fetch=fetch))
-
-
-def _inside(folder: Path, name: str) -> Path:
-    path = folder / name
-    if not path.resolve().is_relative_to(folder.resolve()):
-        raise ConfigurationError("An object's key leaves its folder", received=name, remedy="Rename the object.")
-    return path
 
 
 def _split_wildcard(path: str) -> tuple[str, re.Pattern[str] | None]:
@@ -209,7 +203,7 @@ def _download_once(uri: str, path: Path) -> None:
             raise _ServerBusyError(f"HTTP {response.status_code}")
         _check_status(uri, response.status_code)
         with path.open("wb") as file:
-            for chunk in _chunks(response):
+            for chunk in response.iter_content(2**20):
                 file.write(chunk)
 
 
@@ -218,7 +212,3 @@ def _check_status(uri: str, status: int) -> None:
         raise ConfigurationError(f"{redact(uri)} does not exist (HTTP {status})", remedy="Check dataset_uri.")
     if status >= 400:
         raise StorageError(f"{redact(uri)} was refused (HTTP {status})", remedy="Check that the address is readable.")
-
-
-def _chunks(response: requests.Response) -> Iterator[bytes]:
-    yield from response.iter_content(2**20)

@@ -57,20 +57,13 @@ def check_text(messages: Sequence[Message]) -> None:
             raise RowFaultError("bad_text", f"message {number} holds a NUL or half of a surrogate pair")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Preamble:
-    """What goes before the messages of every row."""
-
-    system: str | None
-    examples: Sequence[Mapping[str, str]]
-
-    def before(self, messages: list[Message]) -> list[Message]:
-        """System message, examples, then the row's messages; a system message that the row brings wins."""
-        has_system = bool(messages) and messages[0]["role"] == "system"
-        rest = messages[1:] if has_system else messages
-        head = messages[:1] if has_system else [{"role": "system", "content": self.system}] if self.system else []
-        pairs = [{"role": role, "content": pair[role]} for pair in self.examples for role in ("user", "assistant")]
-        return [*head, *pairs, *rest]
+def with_preamble(messages: list[Message], system: str | None, examples: Sequence[Mapping[str, str]]) -> list[Message]:
+    """System message, examples, then the row's messages; a system message that the row brings wins."""
+    head = [{"role": "system", "content": system}] if system else []
+    if messages and messages[0]["role"] == "system":
+        head, messages = messages[:1], messages[1:]
+    pairs = [{"role": role, "content": pair[role]} for pair in examples for role in ("user", "assistant")]
+    return [*head, *pairs, *messages]
 
 
 def _parsed(text: str) -> Any:

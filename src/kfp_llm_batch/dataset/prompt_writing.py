@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import operator
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from kfp_llm_batch.dataset.batches import BATCH_BYTES
+from kfp_llm_batch.dataset.batches import bounded
 from kfp_llm_batch.dataset.messages import Message
 from kfp_llm_batch.disk import file_sha256, new_file
 from kfp_llm_batch.manifests import StoredFile
@@ -39,9 +40,9 @@ class PromptRow:
 class PromptWriter:
     """Writes one shard in bounded record batches; the first rows also go into the preview."""
 
-    def __init__(self, folder: Path, carried: Sequence[pa.Field]) -> None:
+    def __init__(self, folder: Path, schema: pa.Schema) -> None:
         self._folder = folder
-        self._schema = prompts_schema(carried)
+        self._schema = schema
         self._rows = 0
         self._preview: list[dict[str, Any]] = []
 
@@ -80,43 +81,25 @@ class PromptWriter:
         return StoredFile(path=SHARD, rows=self._rows, bytes=self.shard.stat().st_size, sha256=file_sha256(self.shard))
 
 
-def prompts_schema(carried: Sequence[pa.Field]) -> pa.Schema:
-    """Our columns, then the source's."""
-    return pa.schema([*PROMPT_FIELDS, *carried])
-
-
-def prompt_batches(
-    rows: Sequence[PromptRow], table: pa.RecordBatch, carried: Sequence[pa.Field]
-) -> Iterator[pa.RecordBatch]:
-    """Record batches of a shard.
+def prompt_batches(rows: Sequence[PromptRow], table: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Record batches of a shard, bounded: few-shot examples may multiply a row.
 
     Args:
         rows: The prompts.
         table: The source columns of the same rows.
-        carried: Those of them that go along.
+        schema: Of the shard; what is not our own comes from the table.
     """
-    for start, stop in _bounded(rows):
-        own = [pa.array([getattr(row, field.name) for row in rows[start:stop]], field.type) for field in PROMPT_FIELDS]
-        part = table.slice(start, stop - start)
-        columns = [*own, *(part.column(field.name) for field in carried)]
-        yield pa.RecordBatch.from_arrays(columns, schema=prompts_schema(carried))
+    start = 0
+    for part in bounded(rows, operator.attrgetter("size")):
+        own = [pa.array([getattr(row, field.name) for row in part], field.type) for field in PROMPT_FIELDS]
+        carried = table.slice(start, len(part)).select(schema.names[len(own) :])
+        yield pa.RecordBatch.from_arrays([*own, *carried.columns], schema=schema)
+        start += len(part)
 
 
 def shown(rows: Sequence[PromptRow], first: int) -> list[dict[str, Any]]:
     """What the preview shows of rows of which `first` is the number of the first one, counted from zero."""
     return [_shown(row) for row in rows[: max(0, _PREVIEW_ROWS - first)]]
-
-
-def _bounded(rows: Sequence[PromptRow]) -> Iterator[tuple[int, int]]:
-    """Ranges of rows whose messages together stay near BATCH_BYTES: few-shot examples may multiply a row."""
-    start = size = 0
-    for index, row in enumerate(rows):
-        size += row.size
-        if size >= BATCH_BYTES:
-            yield start, index + 1
-            start, size = index + 1, 0
-    if start < len(rows):
-        yield start, len(rows)
 
 
 def _shown(row: PromptRow) -> dict[str, Any]:

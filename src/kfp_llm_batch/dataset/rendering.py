@@ -10,7 +10,7 @@ import jinja2
 import jinja2.meta
 
 from kfp_llm_batch.dataset.config import DatasetConfig, is_clean_text
-from kfp_llm_batch.dataset.messages import Preamble, Prompt, RowFaultError, check_text, checked_messages
+from kfp_llm_batch.dataset.messages import Prompt, RowFaultError, check_text, checked_messages, with_preamble
 from kfp_llm_batch.dataset.openai_lines import openai_prompt
 from kfp_llm_batch.dataset.template_sandbox import MAX_PROMPT_CHARACTERS, TemplateEnvironment
 from kfp_llm_batch.errors import ConfigurationError
@@ -21,7 +21,7 @@ Renderer = Callable[[Row], Prompt]
 PARAMS_COLUMN = "params"
 
 
-def make_renderer(config: DatasetConfig, columns: Collection[str], *, is_openai: bool = False) -> Renderer:
+def make_renderer(config: DatasetConfig, columns: Collection[str], *, is_openai: bool) -> Renderer:
     """Choose how rows become prompts, and check it against the columns before any row is seen.
 
     Args:
@@ -36,14 +36,15 @@ def make_renderer(config: DatasetConfig, columns: Collection[str], *, is_openai:
         ConfigurationError: The template does not compile, or names what is not there.
     """
     own = openai_prompt if is_openai else _own_prompt(config, columns)
-    preamble = Preamble(system=config.system, examples=tuple(config.examples or ()))
 
     def render(row: Row) -> Prompt:
         prompt = own(row)
         check_text(prompt.messages)
         if prompt.params and not is_clean_text(json.dumps(prompt.params, ensure_ascii=False)):
             raise RowFaultError("bad_params", "the parameters hold half of a surrogate pair")
-        return Prompt(messages=preamble.before(prompt.messages), params=prompt.params)
+        return Prompt(
+            messages=with_preamble(prompt.messages, config.system, config.examples or ()), params=prompt.params
+        )
 
     return render
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
-from kfp_llm_batch.dataset.batches import DataFile, DatasetSource, limited
+import pyarrow as pa
+
+from kfp_llm_batch.dataset.batches import DataFile, DatasetSource, SourceBatch, limited
 from kfp_llm_batch.dataset.columnar_readers import columnar_batches, columnar_schema, decompressed
 from kfp_llm_batch.dataset.config import FORMATS, DatasetConfig
 from kfp_llm_batch.dataset.json_reader import (
@@ -163,52 +166,33 @@ def _format_of(name: str) -> str | None:
 
 
 def _open_files(config: DatasetConfig, format_name: str, files: list[DataFile], working_folder: Path) -> DatasetSource:
-    if format_name in _DELIMITERS:
-        return _csv_source(format_name, files)
-    if format_name in ("parquet", "arrow"):
-        return _columnar_source(format_name, files, working_folder)
-    return _json_source(config, format_name, files)
+    batches: Callable[[], Iterator[SourceBatch]]
+    if delimiter := _DELIMITERS.get(format_name):
+        schema = csv_schema(files, delimiter)
+        batches = functools.partial(csv_batches, files, schema, delimiter)
+    elif format_name in ("parquet", "arrow"):
+        plain = [decompressed(file, working_folder) for file in files]
+        schema = columnar_schema(plain, format_name)
+        batches = functools.partial(columnar_batches, plain, schema, format_name)
+    else:
+        format_name, schema, batches = _opened_json(config, format_name, files)
+    return DatasetSource(format=format_name, revision=digest(files), schema=schema, batches=batches)
 
 
-def _csv_source(format_name: str, files: list[DataFile]) -> DatasetSource:
-    delimiter = _DELIMITERS[format_name]
-    schema = csv_schema(files, delimiter)
-    return DatasetSource(
-        format=format_name,
-        revision=digest(files),
-        schema=schema,
-        batches=lambda: csv_batches(files, schema, delimiter),
-    )
+def _opened_json(
+    config: DatasetConfig, format_name: str, files: list[DataFile]
+) -> tuple[str, pa.Schema, Callable[[], Iterator[SourceBatch]]]:
+    """The format that it turned out to be, the schema, and the batches."""
 
-
-def _columnar_source(format_name: str, files: list[DataFile], working_folder: Path) -> DatasetSource:
-    plain = [decompressed(file, working_folder) for file in files]
-    schema = columnar_schema(plain, format_name)
-    return DatasetSource(
-        format=format_name,
-        revision=digest(files),
-        schema=schema,
-        batches=lambda: columnar_batches(plain, schema, format_name),
-    )
-
-
-def _json_source(config: DatasetConfig, format_name: str, files: list[DataFile]) -> DatasetSource:
     def rows() -> Iterator[JsonRow]:
         return itertools.islice(json_rows(files, format_name), config.limit)
 
     if format_name == "openai" or (_may_be_openai(config, format_name) and looks_like_openai(rows())):
-        return DatasetSource(
-            format="openai", revision=digest(files), schema=OPENAI_SCHEMA, batches=lambda: openai_batches(rows())
-        )
+        return "openai", OPENAI_SCHEMA, lambda: openai_batches(rows())
     # Neither is bound to one type: contents may be text or parts, and each row has the parameters that it needs.
     variable_columns = {PARAMS_COLUMN} if config.messages_column is None else {PARAMS_COLUMN, config.messages_column}
     schema = json_schema(rows(), variable_columns)
-    return DatasetSource(
-        format=format_name,
-        revision=digest(files),
-        schema=schema,
-        batches=lambda: json_batches(rows(), schema, variable_columns),
-    )
+    return format_name, schema, lambda: json_batches(rows(), schema, variable_columns)
 
 
 def _may_be_openai(config: DatasetConfig, format_name: str) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import csv
 import io
 import itertools
-from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from kfp_llm_batch.dataset.batches import BATCH_BYTES, BATCH_ROWS, DataFile, SourceBatch, reading
+from kfp_llm_batch.dataset.batches import DataFile, SourceBatch, bounded, check_unique_columns, reading
 from kfp_llm_batch.errors import DataError
 
 MAX_LINE_BYTES = 64 * 2**20
@@ -67,7 +66,7 @@ def csv_batches(files: Sequence[DataFile], schema: pa.Schema, delimiter: str) ->
     for file in files:
         rows = _rows(file, delimiter)
         header = _header(file, rows)
-        for batch in _batches(_checked(file, rows, len(header))):
+        for batch in bounded(_checked(file, rows, len(header)), _characters):
             cells = dict(zip(header, zip(*batch, strict=True), strict=True))
             columns = [pa.array(cells.get(name, [None] * len(batch)), pa.string()) for name in schema.names]
             yield SourceBatch(table=pa.RecordBatch.from_arrays(columns, schema=schema))
@@ -94,8 +93,7 @@ def _rows(file: DataFile, delimiter: str) -> Iterator[CsvRow]:
 
 def _header(file: DataFile, rows: Iterator[CsvRow]) -> list[str]:
     _, header = next(rows, (0, []))
-    if repeated := [name for name, count in Counter(header).items() if count > 1]:
-        raise DataError(f"{file.name} has several columns of the same name", received=repeated, remedy="Rename them.")
+    check_unique_columns(header, file)
     return header
 
 
@@ -112,14 +110,5 @@ def _checked(file: DataFile, rows: Iterator[CsvRow], width: int) -> Iterator[lis
         yield row
 
 
-def _batches(rows: Iterator[list[str]]) -> Iterator[list[list[str]]]:
-    batch: list[list[str]] = []
-    size = 0
-    for row in rows:
-        batch.append(row)
-        size += sum(map(len, row))
-        if len(batch) == BATCH_ROWS or size >= BATCH_BYTES:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
+def _characters(cells: list[str]) -> int:
+    return sum(map(len, cells))

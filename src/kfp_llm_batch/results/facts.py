@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from kfp_llm_batch.errors import first_line
 from kfp_llm_batch.results.formats import AUDITED, BATCH_ROWS, NOTES
 from kfp_llm_batch.schemas import COMPLETION_COLUMNS, COMPLETION_FIELDS, FAULTY, STATUSES, WARNING_CODES
 
@@ -109,7 +110,7 @@ def parquet_schema(path: Path) -> pa.Schema:
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError, ValueError) as error:
-        raise UnreadablePartError(f"it is no Parquet file: {_short(error)}") from error
+        raise UnreadablePartError(f"it is no Parquet file: {first_line(error)}") from error
     for field in COMPLETION_FIELDS:
         index = schema.get_field_index(field.name)
         if index < 0 or schema.field(index).type != field.type:
@@ -131,7 +132,7 @@ def _parquet_facts(path: Path) -> Iterator[FactsBatch]:
     except UnreadablePartError:
         raise
     except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
-        raise UnreadablePartError(f"it is damaged: {_short(error)}") from error
+        raise UnreadablePartError(f"it is damaged: {first_line(error)}") from error
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
@@ -165,7 +166,7 @@ def _json_rows(path: Path, unpack: Callable[[dict[str, Any]], tuple[Any, ...]]) 
         try:
             yield unpack(row)
         except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise UnreadablePartError(f"line {number} is none of a result: {_short(error)}") from error
+            raise UnreadablePartError(f"line {number} is none of a result: {first_line(error)}") from error
         if row.keys() != columns:
             raise UnreadablePartError(f"line {number} has other columns than the first")
 
@@ -176,7 +177,7 @@ def _json_objects(path: Path) -> Iterator[dict[str, Any]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise UnreadablePartError(f"line {number} is none of a result: {_short(error)}") from error
+                raise UnreadablePartError(f"line {number} is none of a result: {first_line(error)}") from error
             if not isinstance(row, dict):
                 raise UnreadablePartError(f"line {number} is none of a result: it is no JSON object")
             yield row
@@ -242,7 +243,3 @@ def _provenance_problem(row: RowFacts) -> str:
     except (LookupError, TypeError, ValueError):
         is_known = False
     return "" if is_known else f"has a provenance that names no run and time: {row.provenance!r}"
-
-
-def _short(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
