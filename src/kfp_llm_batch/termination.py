@@ -67,14 +67,6 @@ class Termination:
                 f"The run was interrupted, and meanwhile a store failed: {error}", remedy=_REMEDY
             ) from error
 
-    def check(self) -> None:
-        """Raise if the end was asked for.
-
-        Raises:
-            InterruptedRunError: SIGTERM has come.
-        """
-        check()
-
 
 def check() -> None:
     """Raise if the end was asked for while a `Termination` is open.

@@ -16,16 +16,16 @@ def _use(store: EmbeddedStore, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.store
 def test_objects_survive_a_restart_beside_another_store(tmp_path: Path, monkeypatch, s3_store):
-    with EmbeddedStore(tmp_path, bucket="mine", secret_key="of-my-own") as store:
+    with EmbeddedStore(tmp_path, bucket="mine") as store:
         assert store.endpoint != s3_store.endpoint
         _use(store, monkeypatch)
-        assert "export KFP_LLM_BATCH_S3_SECRET_KEY=of-my-own" in store.export_lines()
-        open_store(f"{store.uri}/a").write("x", b"1")
+        assert "export KFP_LLM_BATCH_S3_SECRET_KEY=only-for-this-machine" in store.export_lines()
+        open_store(f"s3://{store.bucket}/a").write("x", b"1")
     for path in tmp_path.rglob("*"):
-        assert path.is_dir() or b"of-my-own" not in path.read_bytes(), path
-    with EmbeddedStore(tmp_path, bucket="mine", secret_key="of-my-own") as store:
+        assert path.is_dir() or b"only-for-this-machine" not in path.read_bytes(), path
+    with EmbeddedStore(tmp_path, bucket="mine") as store:
         _use(store, monkeypatch)
-        assert open_store(f"{store.uri}/a").read("x") == b"1"
+        assert open_store(f"s3://{store.bucket}/a").read("x") == b"1"
 
 
 @pytest.mark.store

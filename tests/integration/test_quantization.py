@@ -59,7 +59,7 @@ def test_its_linear_layers_take_half_the_bytes(quantized):
 
 def test_the_checkpoint_can_be_named_as_a_model(quantized):
     folder, metrics, report = quantized
-    assert resolve_model(str(folder)).quantized_formats == (W8A8_INT8,)
+    assert resolve_model(str(folder)).facts.quantized_formats == (W8A8_INT8,)
     manifest = json.loads((folder / "manifest.json").read_text())
     assert manifest["evaluation"]["perplexity_quantized"] == metrics["perplexity_quantized"]
     assert "lm&#95;head" in report

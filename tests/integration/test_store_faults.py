@@ -172,9 +172,9 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Embed
 @pytest.mark.store
 def test_a_store_that_is_killed_and_restarted_ends_no_run(own_store, make_result, make_prompts, tmp_path, monkeypatch):
     monkeypatch.setattr(parts, "ROWS_PER_PART", 100)
-    rows, uri = 2000, f"{own_store.uri}/out"
+    rows, uri = 2000, f"s3://{own_store.bucket}/out"
     prompts = make_prompts([{"question": f"What is {row}?"} for row in range(rows)])
-    earlier = Checkpoint(f"{own_store.uri}/earlier")
+    earlier = Checkpoint(f"s3://{own_store.bucket}/earlier")
     generate(GenerationConfig(model_uri="echo://", checkpoint_uri=earlier.uri), prompts, tmp_path / "earlier")
     make_result("two")
 
@@ -187,11 +187,11 @@ def test_a_store_that_is_killed_and_restarted_ends_no_run(own_store, make_result
             return work(*arguments)
 
         tables = threads.submit(during_the_outage, list, earlier.tables())
-        published = threads.submit(during_the_outage, publish_result, tmp_path / "two", f"{own_store.uri}/two")
+        published = threads.submit(during_the_outage, publish_result, tmp_path / "two", f"s3://{own_store.bucket}/two")
         generate(GenerationConfig(model_uri="echo://", output_uri=uri), prompts, tmp_path / "one")
         assert outage.has_begun.is_set()
     assert sum(table.num_rows for table in tables.result()) == rows
-    assert published.result() == existing_result(f"{own_store.uri}/two")
+    assert published.result() == existing_result(f"s3://{own_store.bucket}/two")
     publish_result(tmp_path / "one", uri)
     check_answers(uri, tmp_path / "fetched", rows)
 

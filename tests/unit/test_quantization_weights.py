@@ -244,7 +244,7 @@ def test_a_checkpoint_is_a_smaller_model_and_is_not_quantized_again(source, tmp_
     plan = make_checkpoint(model, "w8a8_int8", target, machine)
     assert len(plan.quantized) == LAYERS
     made = resolve_model(str(target))
-    assert made.quantized_formats == (W8A8_INT8,)
+    assert made.facts.quantized_formats == (W8A8_INT8,)
     assert made.facts.weight_bytes < model.facts.weight_bytes
     assert (target / "tokenizer.json").read_text() == "{}"
     with pytest.raises(ConfigurationError, match="quantized already, as compressed-tensors"):

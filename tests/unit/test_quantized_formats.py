@@ -158,7 +158,7 @@ def test_one_format_without_a_kernel_among_several_is_enough():
 def test_the_facts_of_a_quantized_model_have_the_bytes_that_are_loaded(tmp_path):
     declared = compressed("int-quantized", {"weights": INT8, "input_activations": INT8})
     model = resolve_model(str(write_model(tmp_path, declared)))
-    assert (model.facts.weight_bytes, model.quantized_formats) == (300, (W8A8_INT8,))
+    assert (model.facts.weight_bytes, model.facts.quantized_formats) == (300, (W8A8_INT8,))
 
 
 def test_a_manifest_is_no_part_of_the_model(tmp_path):

@@ -21,15 +21,15 @@ def short_times(monkeypatch):
 
 def test_the_end_is_asked_for_only_while_the_context_is_open():
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)
-    with Termination() as one:
-        one.check()
+    with Termination():
+        termination.check()
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(InterruptedRunError, match="interrupted"):
-            one.check()
+            termination.check()
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGALRM)) == before
     assert signal.getitimer(signal.ITIMER_REAL)[0] == 0
-    with Termination() as other:
-        other.check()
+    with Termination():
+        termination.check()
     termination.check()
 
 
@@ -109,8 +109,8 @@ def test_the_signal_cuts_nothing_but_calls():
 
 def test_other_threads_note_nothing():
     def call() -> bool:
-        with Termination() as one, limited_call():
-            one.check()
+        with Termination(), limited_call():
+            termination.check()
             return signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
     with ThreadPoolExecutor(1) as threads:

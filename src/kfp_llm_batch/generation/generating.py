@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from kfp_llm_batch import termination
 from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.decisions import Setting
@@ -36,7 +37,6 @@ from kfp_llm_batch.machine import Machine, read_machine
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.models.resolving import Model, resolve_model
 from kfp_llm_batch.results.publishing import check_destination, existing_result, fetch_result
-from kfp_llm_batch.termination import Termination
 
 _LOG = logging.getLogger("kfp_llm_batch")
 
@@ -62,7 +62,7 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
     placement = choose_placement(config, prompts, model, machine)
     with (
         rare_garbage_collection(),
-        Termination() as termination,
+        termination.Termination(),
         tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder,
         make_engines(config, model, placement, termination.check) as engine,
     ):
@@ -77,7 +77,6 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
             writer=PartWriter(result_folder, prompts),
             budget=_budget(config, prompts),
             deadline=deadline,
-            termination=termination,
             earlier=EarlierResult(config.retry_of, Path(folder), codes) if config.retry_of else None,
             origin=origin,
         )

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
+from kfp_llm_batch import termination
 from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.decisions import EngineSettings
@@ -39,7 +40,6 @@ from kfp_llm_batch.generation.survey import Survey, Surveyor, hashed_order
 from kfp_llm_batch.machine import Machine
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.models.resolving import Model
-from kfp_llm_batch.termination import Termination
 
 _LOG = logging.getLogger("kfp_llm_batch")
 
@@ -57,7 +57,6 @@ class GenerationRun:
     writer: PartWriter
     budget: ErrorBudget
     deadline: Deadline
-    termination: Termination
     engine: EngineGroup
     """Started, and not loaded yet."""
     earlier: EarlierResult | None
@@ -76,7 +75,7 @@ class GenerationRun:
             budget=self.budget.again(),
             earlier=self.earlier,
             index=index,
-            check=self.termination.check,
+            check=termination.check,
         )
         survey = surveyor.run(self.prompts)
         _LOG.info(

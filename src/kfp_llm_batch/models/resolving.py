@@ -61,11 +61,6 @@ class Model:
     """SHA-256 over the names and contents of weights, configuration, tokenizer and chat template."""
     facts: ModelFacts
 
-    @property
-    def quantized_formats(self) -> tuple[str, ...]:
-        """How the weights are quantized; none if they are plain."""
-        return self.facts.quantized_formats
-
 
 def resolve_model(uri: str, revision: str | None = None) -> Model:
     """Find, fetch or convert the model that `uri` names.

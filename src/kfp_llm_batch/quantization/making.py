@@ -46,9 +46,9 @@ def check_is_plain(model: Model) -> None:
     """
     if model.engine != "vllm":
         raise ConfigurationError("The model has no weights to quantize", received=model.uri)
-    if model.quantized_formats:
+    if model.facts.quantized_formats:
         raise ConfigurationError(
-            f"The model is quantized already, as {', '.join(model.quantized_formats)}",
+            f"The model is quantized already, as {', '.join(model.facts.quantized_formats)}",
             received=model.uri,
             remedy="Use it as it is, or name the model that it was made from.",
         )

@@ -19,8 +19,8 @@ from typing import Self
 
 from kfp_llm_batch.errors import ConfigurationError, StorageError
 
-LOCAL_ACCESS_KEY = "kfp-llm-batch-local"
-LOCAL_SECRET_KEY = "only-for-this-machine"
+_ACCESS_KEY = "kfp-llm-batch-local"
+_SECRET_KEY = "only-for-this-machine"
 """The same every time, so that a second terminal can use the store; it answers on 127.0.0.1 alone."""
 
 START_SECONDS = 30.0
@@ -46,24 +46,13 @@ class EmbeddedStore:
         folder: Keeps the objects; None takes a temporary folder that goes when the store stops.
         port: Where S3 answers; None takes a free one.
         bucket: Exists once the store has started.
-        access_key: The one identity that the store knows.
-        secret_key: Its password.
     """
 
-    def __init__(
-        self,
-        folder: Path | None = None,
-        *,
-        port: int | None = None,
-        bucket: str = "results",
-        access_key: str = LOCAL_ACCESS_KEY,
-        secret_key: str = LOCAL_SECRET_KEY,
-    ) -> None:
+    def __init__(self, folder: Path | None = None, *, port: int | None = None, bucket: str = "results") -> None:
         self.bucket = bucket
         self._folder = folder
         self._port = port
         self._ports: dict[str, int] = {}
-        self._keys = (access_key, secret_key)
         self._process: subprocess.Popen[bytes] | None = None
         self._cleanup = contextlib.ExitStack()
 
@@ -81,18 +70,12 @@ class EmbeddedStore:
         """Where S3 answers."""
         return f"http://127.0.0.1:{self._ports['s3.port']}"
 
-    @property
-    def uri(self) -> str:
-        """Address of the bucket."""
-        return f"s3://{self.bucket}"
-
     def environment(self) -> dict[str, str]:
         """The variables through which this package reaches the store."""
-        access_key, secret_key = self._keys
         return {
             "KFP_LLM_BATCH_S3_ENDPOINT": self.endpoint,
-            "KFP_LLM_BATCH_S3_ACCESS_KEY": access_key,
-            "KFP_LLM_BATCH_S3_SECRET_KEY": secret_key,
+            "KFP_LLM_BATCH_S3_ACCESS_KEY": _ACCESS_KEY,
+            "KFP_LLM_BATCH_S3_SECRET_KEY": _SECRET_KEY,
         }
 
     def export_lines(self) -> str:
@@ -134,7 +117,6 @@ class EmbeddedStore:
 
     def _launch(self, program: str, folder: Path) -> Path:
         self._ports = _choose_ports(self._port)
-        access_key, secret_key = self._keys
         options = [f"-{name}={port}" for name, port in self._ports.items()]
         log = folder / "weed.log"
         with log.open("wb") as output:
@@ -151,7 +133,7 @@ class EmbeddedStore:
                 + [f"-{option}" for option in _OFF]
                 + options,
                 # Keys go through the environment: a command line can be read by every user of the machine.
-                env=os.environ | {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key},
+                env=os.environ | {"AWS_ACCESS_KEY_ID": _ACCESS_KEY, "AWS_SECRET_ACCESS_KEY": _SECRET_KEY},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,

@@ -43,37 +43,22 @@ class GcsStore(RemoteStore):
             ) from error
         self._bucket = client.bucket(bucket)
 
-    def read(self, key: str) -> bytes:
-        """The whole object."""
-        blob = self._bucket.blob(self._name(key))
-        return bytes(self._call("read", key, lambda: blob.download_as_bytes(**self._limits)))
-
-    def download(self, key: str, path: Path) -> None:
-        """Copy the object into a local file."""
-        blob = self._bucket.blob(self._name(key))
-        self._call("read", key, lambda: blob.download_to_filename(str(path), **self._limits), path)
-
-    def upload(self, path: Path, key: str) -> None:
-        """Store a local file."""
-        blob = self._bucket.blob(self._name(key))
-        self._call("write", key, lambda: blob.upload_from_filename(str(path), **self._limits), path)
-
-    def delete(self, key: str) -> None:
-        """Remove the object."""
-        blob = self._bucket.blob(self._name(key))
-        try:
-            self._call("delete", key, lambda: blob.delete(**self._limits))
-        except ObjectNotFoundError:
-            return
-
     def _list(self, prefix: str) -> Iterator[tuple[str, int, str]]:
         for blob in self._bucket.list_blobs(prefix=prefix, **self._limits):
             yield blob.name, blob.size, str(blob.etag)
 
-    def _read_version(self, name: str) -> tuple[bytes, str]:
+    def _get(self, name: str) -> tuple[bytes, str]:
         blob = self._bucket.blob(name)
-        data = blob.download_as_bytes(**self._limits)
-        return data, str(blob.generation)
+        return bytes(blob.download_as_bytes(**self._limits)), str(blob.generation)
+
+    def _download(self, name: str, path: Path) -> None:
+        self._bucket.blob(name).download_to_filename(str(path), **self._limits)
+
+    def _upload(self, path: Path, name: str) -> None:
+        self._bucket.blob(name).upload_from_filename(str(path), **self._limits)
+
+    def _delete(self, name: str) -> None:
+        self._bucket.blob(name).delete(**self._limits)
 
     def _put(self, name: str, data: bytes, version: str | None) -> None:
         condition = {} if version is None else {"if_generation_match": int(version or 0)}

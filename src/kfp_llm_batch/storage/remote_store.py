@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -57,6 +58,26 @@ class RemoteStore(ABC):
         self._root = f"{folder.strip('/')}/" if folder.strip("/") else ""
         self._connect(bucket)
 
+    def read(self, key: str) -> bytes:
+        """The whole object."""
+        return self._read(key)[0]
+
+    def download(self, key: str, path: Path) -> None:
+        """Copy the object into a local file."""
+        name = self._name(key)
+        self._call("read", key, lambda: self._download(name, path), path)
+
+    def upload(self, path: Path, key: str) -> None:
+        """Store a local file; it appears whole or not at all."""
+        name = self._name(key)
+        self._call("write", key, lambda: self._upload(path, name), path)
+
+    def delete(self, key: str) -> None:
+        """Remove the object."""
+        name = self._name(key)
+        with contextlib.suppress(ObjectNotFoundError):
+            self._call("delete", key, lambda: self._delete(name))
+
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         """All objects whose key starts with `prefix`."""
         found = self._call("list", prefix, lambda: [*self._list(self._root + prefix)])
@@ -74,12 +95,16 @@ class RemoteStore(ABC):
 
     def replace(self, key: str, old: bytes, data: bytes) -> bool:
         """Write bytes in one request, which the store refuses if the object has changed since it was read."""
-        name = self._name(key)
         try:
-            found, version = self._call("read", key, lambda: self._read_version(name))
+            found, version = self._read(key)
             return found == old and self._write(key, data, version)
         except ObjectNotFoundError:
             return False
+
+    def _read(self, key: str) -> tuple[bytes, str]:
+        """The object and its version."""
+        name = self._name(key)
+        return self._call("read", key, lambda: self._get(name))
 
     def _write(self, key: str, data: bytes, version: str | None) -> bool:
         name = self._name(key)
@@ -91,17 +116,22 @@ class RemoteStore(ABC):
         return True
 
     @abstractmethod
-    def read(self, key: str) -> bytes:
-        """The whole object."""
-
-    @abstractmethod
     def _connect(self, bucket: str) -> None: ...
 
     @abstractmethod
     def _list(self, prefix: str) -> Iterator[tuple[str, int, str]]: ...
 
     @abstractmethod
-    def _read_version(self, name: str) -> tuple[bytes, str]: ...
+    def _get(self, name: str) -> tuple[bytes, str]: ...
+
+    @abstractmethod
+    def _download(self, name: str, path: Path) -> None: ...
+
+    @abstractmethod
+    def _upload(self, path: Path, name: str) -> None: ...
+
+    @abstractmethod
+    def _delete(self, name: str) -> None: ...
 
     @abstractmethod
     def _put(self, name: str, data: bytes, version: str | None) -> None: ...

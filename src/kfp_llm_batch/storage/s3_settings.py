@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
 from kfp_llm_batch.errors import ConfigurationError
 
 PREFIX = "KFP_LLM_BATCH_S3_"
-AWS_ENDPOINT = "s3.amazonaws.com"
 
 # User and password, or a query.
 _CONFIDENTIAL = re.compile(r"^(\w+://)?.*@|\?.*", re.DOTALL)
@@ -21,14 +19,14 @@ _CONFIDENTIAL = re.compile(r"^(\w+://)?.*@|\?.*", re.DOTALL)
 class S3Settings:
     """How to reach an S3 store."""
 
-    host: str = AWS_ENDPOINT
+    host: str
     """Host name with an optional port."""
-    is_secure: bool = True
+    is_secure: bool
     """HTTPS or HTTP."""
-    region: str | None = None
-    access_key: str | None = field(default=None, repr=False)
+    region: str | None
+    access_key: str | None = field(repr=False)
     """None: the AWS chain (environment, ~/.aws/credentials, the pod's or machine's role) finds the credentials."""
-    secret_key: str | None = field(default=None, repr=False)
+    secret_key: str | None = field(repr=False)
 
     def __post_init__(self) -> None:
         if bool(self.access_key) != bool(self.secret_key):
@@ -44,24 +42,24 @@ class S3Settings:
         return f"{'https' if self.is_secure else 'http'}://{self.host}"
 
     @classmethod
-    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self:
+    def from_environment(cls) -> Self:
         """Read our own variables first, then those of AWS."""
-        endpoint = _first(environment, f"{PREFIX}ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
-        host, is_secure = _split_endpoint(endpoint) if endpoint else (AWS_ENDPOINT, True)
-        region = _first(environment, f"{PREFIX}REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
+        endpoint = _first(f"{PREFIX}ENDPOINT", "AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
+        host, is_secure = _split_endpoint(endpoint or "s3.amazonaws.com")
+        region = _first(f"{PREFIX}REGION", "AWS_REGION", "AWS_DEFAULT_REGION")
         return cls(
             host=host,
             is_secure=is_secure,
             # Only AWS itself must be asked for a bucket's region, which needs one more permission.
             region=region or (None if host.endswith(".amazonaws.com") else "us-east-1"),
-            access_key=_first(environment, f"{PREFIX}ACCESS_KEY"),
-            secret_key=_first(environment, f"{PREFIX}SECRET_KEY"),
+            access_key=_first(f"{PREFIX}ACCESS_KEY"),
+            secret_key=_first(f"{PREFIX}SECRET_KEY"),
         )
 
 
-def _first(environment: Mapping[str, str], *names: str) -> str | None:
-    values = (environment.get(name, "").strip() for name in names)
-    return next((value for value in values if value), None)
+def _first(*names: str) -> str | None:
+    values = (os.environ.get(name, "").strip() for name in names)
+    return next(filter(None, values), None)
 
 
 def _split_endpoint(endpoint: str) -> tuple[str, bool]:

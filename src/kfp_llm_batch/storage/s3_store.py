@@ -57,33 +57,23 @@ class S3Store(RemoteStore):
         except ValueError as error:
             raise ConfigurationError(f"The S3 store at {self.endpoint} cannot be used: {error}") from error
 
-    def read(self, key: str) -> bytes:
-        """The whole object."""
-        name = self._name(key)
-        return self._call("read", key, lambda: b"".join(self._stream(name)))
-
-    def download(self, key: str, path: Path) -> None:
-        """Copy the object into a local file."""
-        name = self._name(key)
-        self._call("read", key, lambda: self._write_to(path, name), path)
-
-    def upload(self, path: Path, key: str) -> None:
-        """Store a local file, a large one in parts that appear together."""
-        name = self._name(key)
-        self._call("write", key, lambda: self._client.fput_object(self._bucket, name, str(path)), path)
-
-    def delete(self, key: str) -> None:
-        """Remove the object."""
-        name = self._name(key)
-        self._call("delete", key, lambda: self._client.remove_object(self._bucket, name))
-
     def _list(self, prefix: str) -> Iterator[tuple[str, int, str]]:
         for entry in self._client.list_objects(self._bucket, prefix=prefix, recursive=True):
             yield str(entry.object_name), int(entry.size or 0), str(entry.etag)
 
-    def _read_version(self, name: str) -> tuple[bytes, str]:
+    def _get(self, name: str) -> tuple[bytes, str]:
         with self._opened(name) as response:
             return b"".join(response.stream(_BLOCK)), str(response.headers["ETag"])
+
+    def _download(self, name: str, path: Path) -> None:
+        with path.open("wb") as target, self._opened(name) as response:
+            target.writelines(response.stream(_BLOCK))
+
+    def _upload(self, path: Path, name: str) -> None:
+        self._client.fput_object(self._bucket, name, str(path))  # a large one goes in parts
+
+    def _delete(self, name: str) -> None:
+        self._client.remove_object(self._bucket, name)
 
     def _put(self, name: str, data: bytes, version: str | None) -> None:
         condition = {"If-None-Match": "*"} if version == ABSENT else {"If-Match": version} if version else {}
@@ -105,14 +95,6 @@ class S3Store(RemoteStore):
         # A proxy before the store answers in HTML or plain text.
         status = error._code if isinstance(error, InvalidResponseError) else getattr(error, "status_code", None)
         return status in TRANSIENT_STATUS
-
-    def _write_to(self, path: Path, name: str) -> None:
-        with path.open("wb") as target:
-            target.writelines(self._stream(name))
-
-    def _stream(self, name: str) -> Iterator[bytes]:
-        with self._opened(name) as response:
-            yield from response.stream(_BLOCK)
 
     @contextlib.contextmanager
     def _opened(self, name: str) -> Iterator[urllib3.BaseHTTPResponse]:
