@@ -12,8 +12,8 @@ import pytest
 from kfp_llm_batch.errors import ConfigurationError, InterruptedRunError, ResultError, StorageError
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.results.audit import audit_result
+from kfp_llm_batch.results.ownership import CHECKPOINT_FOLDER
 from kfp_llm_batch.results.publishing import (
-    CHECKPOINT_FOLDER,
     check_destination,
     existing_result,
     fetch_result,

@@ -17,7 +17,7 @@ from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.generation.provenance import Origin
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.results.formats import check_output_format
-from kfp_llm_batch.results.publishing import CHECKPOINT_FOLDER
+from kfp_llm_batch.results.ownership import CHECKPOINT_FOLDER
 from kfp_llm_batch.steps import from_parameters
 from kfp_llm_batch.storage.uris import join_uri
 

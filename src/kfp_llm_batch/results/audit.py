@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 from collections import Counter
@@ -17,8 +18,8 @@ from kfp_llm_batch.errors import ConfigurationError, ResultError
 from kfp_llm_batch.manifests import FILE_NAME, Checksum, ResultManifest, StoredFile, reused_of
 from kfp_llm_batch.results.facts import FactsBatch, UnreadablePartError, read_columns, read_facts
 from kfp_llm_batch.results.formats import OUTPUT_FORMATS
-from kfp_llm_batch.results.ownership import FOLDERS
-from kfp_llm_batch.results.publishing import read_manifest
+from kfp_llm_batch.results.ownership import stored_sizes
+from kfp_llm_batch.results.stored_result import no_result, parse_manifest, stored_manifest
 from kfp_llm_batch.row_log import RowLog
 from kfp_llm_batch.schemas import FAULTY
 from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store
@@ -73,13 +74,14 @@ def audit_result(uri: str) -> AuditReport:
         StorageError: The store does not answer or refuses.
     """
     store = open_store(uri)
+    if (data := stored_manifest(store)) is None:
+        raise no_result(store)
     try:
-        manifest = read_manifest(store)
+        manifest = parse_manifest(store, data)
     except ResultError as error:
         return AuditReport(uri=store.uri, rows=0, rows_by_status={}, parts=0, problems=(str(error),))
-    if manifest is None:
-        raise ResultError(f"There is no result at {store.uri}", remedy=f"A result has a {FILE_NAME}, written last.")
-    return _Audit(store, manifest).run()
+    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
+        return _Audit(store, manifest, Path(folder, "part")).run()
 
 
 @dataclass(kw_only=True)
@@ -110,29 +112,22 @@ class _Tally:
 
 
 class _Audit:
-    def __init__(self, store: ObjectStore, manifest: ResultManifest) -> None:
+    def __init__(self, store: ObjectStore, manifest: ResultManifest, path: Path) -> None:
         self._store = store
         self._manifest = manifest
+        self._path = path
         self._problems: list[str] = []
         self._columns: tuple[str, pa.Schema | frozenset[str]] | None = None
         self._files = 0
         self._progress = RowLog("Read")
         self._is_complete = True
-        self._stored = {entry.key: entry.size for folder in FOLDERS for entry in store.list(folder)}
+        self._stored = stored_sizes(store)
 
     def run(self) -> AuditReport:
         """All checks, in the order in which a reader wants to know."""
         parts, errors = _Tally(), _Tally()
         if self._manifest.output_format in OUTPUT_FORMATS:
-            self._read("parts/", self._manifest.parts, parts)
-            self._read("errors/", self._manifest.errors, errors)
-            self._check_unlisted()
-            if self._is_complete:
-                self._check_totals(parts)
-                if self._manifest.is_partial:
-                    self._check_partial()
-                self._check_errors(parts, errors)
-            self._check_duplicates(parts)
+            self._check(parts, errors)
         else:
             self._problems.append(f"{FILE_NAME}: the output_format {self._manifest.output_format!r} is unknown")
         return AuditReport(
@@ -144,49 +139,58 @@ class _Audit:
             problems=tuple(self._problems),
         )
 
+    def _check(self, parts: _Tally, errors: _Tally) -> None:
+        self._read("parts/", self._manifest.parts, parts)
+        self._read("errors/", self._manifest.errors, errors)
+        self._check_unlisted()
+        if self._is_complete:
+            self._check_totals(parts)
+            if self._manifest.is_partial:
+                self._check_partial()
+            self._check_errors(parts, errors)
+        self._check_duplicates(parts)
+
     def _read(self, folder: str, files: tuple[StoredFile, ...], tally: _Tally) -> None:
         for file in files:
             try:
-                self._check_path(folder, file)
-                with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as temporary:
-                    self._check_file(file, self._fetch(file, Path(temporary)), tally)
-            except (UnreadablePartError, ObjectNotFoundError) as error:
+                self._fetch(folder, file)
+                self._files += 1
+                self._check_file(file, tally)
+            except UnreadablePartError as error:
                 self._is_complete = False
-                problem = "it is missing" if isinstance(error, ObjectNotFoundError) else str(error)
-                self._problems.append(f"{file.path}: {problem}")
+                self._problems.append(f"{file.path}: {error}")
 
-    def _check_path(self, folder: str, file: StoredFile) -> None:
+    def _fetch(self, folder: str, file: StoredFile) -> None:
+        """Bring the file to the one path where files are looked at."""
         try:
             is_inside = check_key(file.path).startswith(folder)
         except ConfigurationError:
             is_inside = False
         if not is_inside:
             raise UnreadablePartError(f"the manifest names a file outside {folder}")
-
-    def _fetch(self, file: StoredFile, folder: Path) -> Path:
-        path = folder / "part"
         # Asked for a name that it cannot have, a store would end the audit.
         if file.path not in self._stored:
-            raise ObjectNotFoundError(f"There is no {file.path}")
-        self._store.download(file.path, path)
-        self._files += 1
-        return path
+            raise UnreadablePartError("it is missing")
+        try:
+            self._store.download(file.path, self._path)
+        except ObjectNotFoundError as error:
+            raise UnreadablePartError("it is missing") from error
 
-    def _check_file(self, file: StoredFile, path: Path, tally: _Tally) -> None:
-        if (size := path.stat().st_size) != file.bytes:
+    def _check_file(self, file: StoredFile, tally: _Tally) -> None:
+        if (size := self._path.stat().st_size) != file.bytes:
             self._problems.append(f"{file.path}: it has {size} bytes, the manifest says {file.bytes}")
-        if (digest := file_sha256(path)) != file.sha256:
+        if (digest := file_sha256(self._path)) != file.sha256:
             self._problems.append(f"{file.path}: its bytes are not those of the manifest (SHA-256 {digest[:12]}...)")
-        self._check_columns(file, path)
+        self._check_columns(file)
         before = tally.statuses.total()
-        for batch in read_facts(path, self._manifest.output_format):
+        for batch in read_facts(self._path, self._manifest.output_format):
             tally.add(batch)
         self._progress.log(tally.statuses.total())
         if (rows := tally.statuses.total() - before) != file.rows:
             self._problems.append(f"{file.path}: it has {rows} rows, the manifest says {file.rows}")
 
-    def _check_columns(self, file: StoredFile, path: Path) -> None:
-        columns = read_columns(path, self._manifest.output_format)
+    def _check_columns(self, file: StoredFile) -> None:
+        columns = read_columns(self._path, self._manifest.output_format)
         if columns is None:
             return
         first, expected = self._columns = self._columns or (file.path, columns)
@@ -252,15 +256,10 @@ class _Audit:
 
     def _row_ids(self) -> Iterator[tuple[str, str]]:
         for file in self._manifest.parts:
-            with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as temporary:
-                try:
-                    self._check_path("parts/", file)
-                    path = Path(temporary, "part")
-                    self._store.download(file.path, path)
-                    for batch in read_facts(path, self._manifest.output_format):
-                        yield from ((file.path, row_id) for row_id in batch.row_ids)
-                except (UnreadablePartError, ObjectNotFoundError):
-                    continue
+            with contextlib.suppress(UnreadablePartError):
+                self._fetch("parts/", file)
+                for batch in read_facts(self._path, self._manifest.output_format):
+                    yield from ((file.path, row_id) for row_id in batch.row_ids)
 
 
 def _without_zeros(counts: dict[str, int]) -> dict[str, int]:

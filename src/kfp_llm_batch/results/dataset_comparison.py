@@ -24,7 +24,7 @@ from kfp_llm_batch.results.carried_columns import (
     read_part,
     rows_that_differ,
 )
-from kfp_llm_batch.results.publishing import check_file, read_manifest
+from kfp_llm_batch.results.stored_result import check_file, expect_manifest
 from kfp_llm_batch.row_log import RowLog
 from kfp_llm_batch.storage.object_store import ObjectStore, open_store
 
@@ -83,9 +83,7 @@ def compare_with_dataset(uri: str, dataset_uri: str) -> DatasetComparison:
         BatchError: The dataset cannot be read; the same errors as in `load_dataset`.
     """
     store = open_store(uri)
-    manifest = read_manifest(store)
-    if manifest is None:
-        raise ResultError(f"There is no result at {store.uri}", remedy=f"A result has a {FILE_NAME}.")
+    manifest = expect_manifest(store)
     config = _config(manifest, dataset_uri)
     with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
         load_dataset(config, Path(folder))

@@ -11,7 +11,7 @@ from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.manifests import FILE_NAME
 from kfp_llm_batch.storage.protocol import ObjectNotFoundError, ObjectStore
 
-FOLDERS = ("parts/", "errors/")
+_FOLDERS = ("parts/", "errors/")
 
 CHECKPOINT_FOLDER = "checkpoint"
 """Beside the parts; holds finished rows of a run that has no result yet."""
@@ -42,11 +42,6 @@ def manifest_digest(manifest: bytes) -> str:
     return hashlib.sha256(manifest).hexdigest()[:8]
 
 
-def is_own(key: str) -> bool:
-    """Whether an object under `parts/` or `errors/` has a name that publishing gives."""
-    return _OWN_NAME.fullmatch(key) is not None
-
-
 def is_leftover(key: str, named: Collection[str], manifest: bytes) -> bool:
     """Whether no publication, finished or under way, can have a use for this file.
 
@@ -67,15 +62,20 @@ def is_checkpoint_part(key: str) -> bool:
     return _CHECKPOINT_PART.fullmatch(key) is not None
 
 
+def stored_sizes(store: ObjectStore) -> dict[str, int]:
+    """Bytes of each file under `parts/` and `errors/`."""
+    return {entry.key: entry.size for folder in _FOLDERS for entry in store.list(folder)}
+
+
 def check_ownership(store: ObjectStore) -> None:
     """Refuse an output where something of someone else stands in the way of a result.
 
     Raises:
         ConfigurationError: Under parts/ or errors/ is a file that no publication wrote, or the manifest is no result's.
     """
-    keys = [entry.key for folder in FOLDERS for entry in store.list(folder)]
+    keys = stored_sizes(store)
     # Readers of parts/ would take a stranger's file for rows, and the audit would fail.
-    if foreign := next((key for key in keys if not is_own(key)), None):
+    if foreign := next((key for key in keys if not _OWN_NAME.fullmatch(key)), None):
         raise ConfigurationError(
             f"At the output, parts/ and errors/ may hold only files of a result, and {foreign} is none",
             received=store.uri,

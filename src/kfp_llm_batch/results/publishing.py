@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import logging
 import secrets
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from kfp_llm_batch import termination
 from kfp_llm_batch.disk import writing
-from kfp_llm_batch.errors import ResultError, StorageError
-from kfp_llm_batch.manifests import FILE_NAME, ResultManifest
-from kfp_llm_batch.results.formats import check_output_format
-from kfp_llm_batch.results.ownership import CHECKPOINT_FOLDER, check_ownership
-from kfp_llm_batch.results.publication import Publication, check_file, parse_manifest
-from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, ObjectNotFoundError, ObjectStore, open_store
+from kfp_llm_batch.errors import ConfigurationError, ResultError, StorageError
+from kfp_llm_batch.manifests import FILE_NAME, ResultManifest, StoredFile
+from kfp_llm_batch.results.formats import EXTENSIONS, check_output_format, write_part
+from kfp_llm_batch.results.ownership import (
+    CHECKPOINT_FOLDER,
+    check_ownership,
+    is_checkpoint_part,
+    own_name,
+    stored_sizes,
+)
+from kfp_llm_batch.results.stored_result import (
+    check_file,
+    expect_manifest,
+    parse_manifest,
+    read_manifest,
+    remove_leftovers,
+    set_manifest,
+    stored_manifest,
+)
+from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, ObjectStore, open_store
 from kfp_llm_batch.storage.protocol import check_key
-from kfp_llm_batch.storage.uris import redact
 
-__all__ = [
-    "CHECKPOINT_FOLDER",
-    "check_destination",
-    "check_file",
-    "existing_result",
-    "fetch_result",
-    "publish_result",
-    "read_manifest",
-]
-
+_ELSEWHERE = "Choose another output_uri"
 _LOG = logging.getLogger("kfp_llm_batch")
 
 
@@ -59,14 +67,6 @@ def existing_result(output_uri: str) -> ResultManifest | None:
     return read_manifest(open_store(output_uri))
 
 
-def read_manifest(store: ObjectStore) -> ResultManifest | None:
-    """The manifest of the result in `store`, or None; a damaged one is a ResultError."""
-    try:
-        return parse_manifest(store, store.read(FILE_NAME))
-    except ObjectNotFoundError:
-        return None
-
-
 def fetch_result(output_uri: str, folder: Path) -> ResultManifest:
     """Download the result at `output_uri` into a local result folder, in the format that it has.
 
@@ -74,9 +74,7 @@ def fetch_result(output_uri: str, folder: Path) -> ResultManifest:
         ResultError: There is none, or a file is not what the manifest says.
         InterruptedRunError: SIGTERM has come.
     """
-    manifest = existing_result(output_uri)
-    if manifest is None:
-        raise ResultError(f"There is no result at {redact(output_uri)}", remedy=f"A result has a {FILE_NAME}.")
+    manifest = expect_manifest(open_store(output_uri))
     # The store has just answered: what fails from now on passes.
     store = open_store(output_uri, patience_seconds=LONG_PATIENCE_SECONDS)
     for file in (*manifest.parts, *manifest.errors):
@@ -115,4 +113,175 @@ def publish_result(
     """
     check_output_format(output_format)
     store = open_store(output_uri, patience_seconds=LONG_PATIENCE_SECONDS)
-    return Publication(folder, store, output_format, overwrite=overwrite).run()
+    return _Publication(folder, store, output_format, overwrite=overwrite).run()
+
+
+class _Publication:
+    """A finished result folder on its way into a store: parts first, the manifest last."""
+
+    def __init__(self, folder: Path, store: ObjectStore, output_format: str, *, overwrite: bool) -> None:
+        self._folder = folder
+        self._store = store
+        self._source = _local_manifest(folder)
+        self._format = output_format
+        self._overwrite = overwrite
+        self._parts = [self._describe(source) for source in self._source.parts]
+        self._errors = [self._describe(source) for source in self._source.errors]
+
+    def run(self) -> ResultManifest:
+        """Publish, then remove what the result makes superfluous; the manifest of the result that stands."""
+        check_ownership(self._store)
+        try:
+            live = self._publish()
+        except ConfigurationError:
+            remove_leftovers(self._store)
+            raise
+        remove_leftovers(self._store)
+        if not (live.is_partial or self._source.is_partial):
+            self._remove_checkpoint()
+        _LOG.info("%d rows are at %s", live.rows_out, self._store.uri)
+        return live
+
+    def _publish(self) -> ResultManifest:
+        while True:
+            stored = stored_manifest(self._store)
+            live = self._parsed(stored)
+            target = self._target(stored)
+            if live is not None and self._accepts(live, target):
+                if not _is_same(live, target) or self._upload_missing(live, stored):
+                    return live
+                continue
+            self._check_replaceable(live)
+            # A failure means that another publication was first: then its manifest is looked at.
+            if self._upload_missing(target, stored) and set_manifest(self._store, target, stored):
+                return target
+
+    def _describe(self, source: StoredFile) -> StoredFile:
+        """A file as it will be stored, its name still that of the source."""
+        check_file(self._folder / check_key(source.path), source)
+        digest = _DigestSink()
+        write_part(self._folder / source.path, self._source, self._format, digest)
+        return dataclasses.replace(source, bytes=digest.size, sha256=digest.hexdigest)
+
+    def _target(self, stored: bytes | None) -> ResultManifest:
+        extension = EXTENSIONS[self._format]
+
+        def name(stem: str, files: list[StoredFile]) -> Iterator[StoredFile]:
+            for index, file in enumerate(files):
+                yield dataclasses.replace(file, path=own_name(stem, index, file.sha256, stored, extension))
+
+        return dataclasses.replace(
+            self._source,
+            output_format=self._format,
+            parts=tuple(name("parts/part", self._parts)),
+            errors=tuple(name("errors/errors", self._errors)),
+        )
+
+    def _parsed(self, stored: bytes | None) -> ResultManifest | None:
+        try:
+            return None if stored is None else parse_manifest(self._store, stored)
+        except ResultError:
+            if not self._overwrite:
+                raise
+            return None
+
+    def _accepts(self, live: ResultManifest, target: ResultManifest) -> bool:
+        """Whether the result that stands is as good as this one."""
+        return _is_same(live, target) or (not self._overwrite and _work(live) == _work(target))
+
+    def _check_replaceable(self, live: ResultManifest | None) -> None:
+        if live is None or (live.is_partial and (self._overwrite or self._has_more_rows(live))):
+            return
+        standing = (
+            f"{live.rows_out} rows of model {live.model.get('uri')} as {live.output_format}, written {live.created_at}"
+        )
+        if self._source.is_partial:
+            kind = "partial" if live.is_partial else "whole"
+            what, remedy = f"A {kind} result stands at the output, and this one is partial", f"{_ELSEWHERE}."
+        elif self._overwrite:
+            return
+        else:
+            what, remedy = (
+                "Another result stands at the output",
+                f"{_ELSEWHERE}, or set output_overwrite to replace it.",
+            )
+        raise ConfigurationError(f"{what}: {standing}", received=self._store.uri, remedy=remedy)
+
+    def _has_more_rows(self, live: ResultManifest) -> bool:
+        fingerprints = (live.dataset.get("fingerprint"), self._source.dataset.get("fingerprint"))
+        return fingerprints[0] == fingerprints[1] and self._source.rows_out > live.rows_out
+
+    def _upload_missing(self, target: ResultManifest, stored: bytes | None) -> bool:
+        """Upload what is not there yet; False if another publication came first and removed it."""
+        sizes = stored_sizes(self._store)
+        for source, file in self._pairs(target):
+            if sizes.get(file.path) != file.bytes:
+                self._upload(source, file)
+        sizes = stored_sizes(self._store)
+        for _, file in self._pairs(target):
+            if (size := sizes.get(file.path)) != file.bytes:
+                if stored_manifest(self._store) != stored:
+                    return False
+                raise StorageError(
+                    f"{self._store.uri}/{file.path} has {size} bytes after its upload, not {file.bytes}",
+                    remedy="Run the step again; if it comes back, look at the store.",
+                )
+        return True
+
+    def _upload(self, source: StoredFile, target: StoredFile) -> None:
+        if source.sha256 == target.sha256:
+            self._store.upload(self._folder / source.path, target.path)
+            return
+        with (
+            writing(Path(tempfile.gettempdir())),
+            tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder,
+        ):
+            converted = Path(folder, "part")
+            with converted.open("wb") as sink:
+                write_part(self._folder / source.path, self._source, self._format, sink)
+            self._store.upload(converted, target.path)
+
+    def _remove_checkpoint(self) -> None:
+        for entry in self._store.list(f"{CHECKPOINT_FOLDER}/"):
+            if is_checkpoint_part(entry.key):
+                self._store.delete(entry.key)
+
+    def _pairs(self, target: ResultManifest) -> Iterator[tuple[StoredFile, StoredFile]]:
+        yield from zip(self._source.parts, target.parts, strict=True)
+        yield from zip(self._source.errors, target.errors, strict=True)
+
+
+class _DigestSink:
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> None:
+        self._digest.update(data)
+        self.size += len(data)
+
+    @property
+    def hexdigest(self) -> str:
+        return self._digest.hexdigest()
+
+
+def _local_manifest(folder: Path) -> ResultManifest:
+    path = folder / FILE_NAME
+    if not path.is_file():
+        raise ResultError(f"There is no finished result in {folder}", remedy=f"A result has a {FILE_NAME}.")
+    return ResultManifest.from_json(path.read_bytes(), str(path))
+
+
+def _is_same(one: ResultManifest, other: ResultManifest) -> bool:
+    """Whether both hold the same rows in the same files; when and where they were made does not matter."""
+    return (_work(one), _contents(one)) == (_work(other), _contents(other))
+
+
+def _contents(manifest: ResultManifest) -> list[list[tuple[str, int, int]]]:
+    return [[(file.sha256, file.rows, file.bytes) for file in files] for files in (manifest.parts, manifest.errors)]
+
+
+def _work(manifest: ResultManifest) -> tuple[object, ...]:
+    """What was asked, and how much of it is answered; the answers and their cut into parts may differ."""
+    fingerprint = manifest.dataset.get("fingerprint")
+    return manifest.keys_checksum, manifest.rows_in, fingerprint, manifest.output_format, manifest.is_partial

@@ -14,7 +14,7 @@ from kfp_llm_batch.disk import file_sha256, writing
 from kfp_llm_batch.manifests import ResultManifest, StoredFile
 from kfp_llm_batch.results.formats import EXTENSIONS, write_part
 from kfp_llm_batch.results.ownership import own_name
-from kfp_llm_batch.results.publication import stored_manifest
+from kfp_llm_batch.results.stored_result import stored_manifest
 from kfp_llm_batch.storage.object_store import ObjectStore
 
 FILE_BYTES = 64 * 2**20
