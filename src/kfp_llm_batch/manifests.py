@@ -157,6 +157,17 @@ class PromptsManifest(Manifest):
     """How the rows were read and rendered: a DatasetConfig as JSON, its address without secrets."""
     shards: tuple[StoredFile, ...]
 
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What a result's manifest says of its dataset."""
+        return {
+            "fingerprint": self.fingerprint,
+            "rows": self.rows,
+            "uri": self.source_uri,
+            "revision": self.source_revision,
+            "parameters": self.parameters,
+        }
+
 
 def reused_of(rows: int, completion_tokens: int) -> dict[str, int]:
     """The field `reused` of a result's manifest."""

@@ -19,7 +19,6 @@ from kfp_llm_batch.engine.process_environment import check_engine_cache, engine_
 from kfp_llm_batch.engine.settings import answer_settings, choose_dtype
 from kfp_llm_batch.engine.shares import Placement, place
 from kfp_llm_batch.engine.warming import take_engine_cache
-from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.garbage import rare_garbage_collection
 from kfp_llm_batch.generation.chat_tokenizer import ChatTokenizer, EchoTokenizer, ModelTokenizer
 from kfp_llm_batch.generation.checkpoint import Checkpoint, RowIndex
@@ -37,6 +36,7 @@ from kfp_llm_batch.machine import Machine, read_machine
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.models.resolving import Model, resolve_model
 from kfp_llm_batch.results.publishing import check_destination, existing_result, fetch_result
+from kfp_llm_batch.results.stored_result import check_replaceable
 
 _LOG = logging.getLogger("kfp_llm_batch")
 
@@ -152,12 +152,7 @@ def _same_result(run: GenerationRun, survey: Survey) -> str | None:
         return None
     wanted = (survey.keys.hexdigest(), fingerprint, config.output_format)
     if (existing.keys_checksum, existing.dataset.get("fingerprint"), existing.output_format) != wanted:
-        raise ConfigurationError(
-            f"Another result stands at the output: {existing.rows_out} rows of model {existing.model.get('uri')} "
-            f"as {existing.output_format}, written {existing.created_at}",
-            received=config.output_uri,
-            remedy="Choose another output_uri, or set output_overwrite to replace it.",
-        )
+        check_replaceable(existing, config.output_uri, overwrite=False)
     _LOG.info("The result at %s already answers exactly these rows; nothing is generated.", config.output_uri)
     return config.output_uri
 

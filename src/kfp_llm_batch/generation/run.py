@@ -198,7 +198,7 @@ class GenerationRun:
         return False
 
     def _manifest(self, survey: Survey, settings: EngineSettings) -> ResultManifest:
-        source, writer = self.prompts.manifest, self.writer
+        writer = self.writer
         return ResultManifest(
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             output_format="parquet",
@@ -212,13 +212,7 @@ class GenerationRun:
             is_partial=self._is_partial(survey),
             parts=tuple(writer.parts),
             errors=tuple(writer.errors),
-            dataset={
-                "fingerprint": source.fingerprint,
-                "rows": source.rows,
-                "uri": source.source_uri,
-                "revision": source.source_revision,
-                "parameters": source.parameters,
-            },
+            dataset=self.prompts.manifest.facts,
             model={"uri": self.model.uri, "revision": self.model.revision, "digest": self.model.digest},
             sampling=dataclasses.asdict(self.config.sampling),
             engine=settings.as_dict(),

@@ -24,7 +24,9 @@ from kfp_llm_batch.results.ownership import (
 )
 from kfp_llm_batch.results.stored_result import (
     check_file,
+    check_replaceable,
     expect_manifest,
+    in_words,
     parse_manifest,
     read_manifest,
     remove_leftovers,
@@ -34,7 +36,6 @@ from kfp_llm_batch.results.stored_result import (
 from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, ObjectStore, open_store
 from kfp_llm_batch.storage.protocol import check_key
 
-_ELSEWHERE = "Choose another output_uri"
 _LOG = logging.getLogger("kfp_llm_batch")
 
 
@@ -192,20 +193,14 @@ class _Publication:
     def _check_replaceable(self, live: ResultManifest | None) -> None:
         if live is None or (live.is_partial and (self._overwrite or self._has_more_rows(live))):
             return
-        standing = (
-            f"{live.rows_out} rows of model {live.model.get('uri')} as {live.output_format}, written {live.created_at}"
-        )
         if self._source.is_partial:
             kind = "partial" if live.is_partial else "whole"
-            what, remedy = f"A {kind} result stands at the output, and this one is partial", f"{_ELSEWHERE}."
-        elif self._overwrite:
-            return
-        else:
-            what, remedy = (
-                "Another result stands at the output",
-                f"{_ELSEWHERE}, or set output_overwrite to replace it.",
+            raise ConfigurationError(
+                f"A {kind} result stands at the output, and this one is partial: {in_words(live)}",
+                received=self._store.uri,
+                remedy="Choose another output_uri.",
             )
-        raise ConfigurationError(f"{what}: {standing}", received=self._store.uri, remedy=remedy)
+        check_replaceable(live, self._store.uri, overwrite=self._overwrite)
 
     def _has_more_rows(self, live: ResultManifest) -> bool:
         fingerprints = (live.dataset.get("fingerprint"), self._source.dataset.get("fingerprint"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from kfp_llm_batch.disk import file_sha256
-from kfp_llm_batch.errors import DataError, ResultError
+from kfp_llm_batch.errors import ConfigurationError, DataError, ResultError
 from kfp_llm_batch.manifests import FILE_NAME, ResultManifest, StoredFile
 from kfp_llm_batch.results.ownership import is_leftover, stored_sizes
 from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore
@@ -40,6 +40,26 @@ def expect_manifest(store: ObjectStore) -> ResultManifest:
 def no_result(store: ObjectStore) -> ResultError:
     """The error where a result is expected and there is none."""
     return ResultError(f"There is no result at {store.uri}", remedy=f"A result has a {FILE_NAME}, written last.")
+
+
+def check_replaceable(live: ResultManifest | None, output_uri: str, *, overwrite: bool) -> None:
+    """Refuse to replace the result of other work.
+
+    Raises:
+        ConfigurationError: There is one.
+    """
+    if live is not None and not overwrite:
+        raise ConfigurationError(
+            f"Another result stands at the output: {in_words(live)}",
+            received=output_uri,
+            remedy="Choose another output_uri, or set output_overwrite to replace it.",
+        )
+
+
+def in_words(result: ResultManifest) -> str:
+    """What a result is, for the message that refuses to replace it."""
+    model = result.model.get("uri")
+    return f"{result.rows_out} rows of model {model} as {result.output_format}, written {result.created_at}"
 
 
 def stored_manifest(store: ObjectStore) -> bytes | None:

@@ -25,11 +25,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def answer_in_turn(address: JobAddress, engine_cache: Path | None) -> None:
-    """Answer the shards of `address` one after another; each is finished before the next begins.
-
-    Raises:
-        BatchError: See errors.py.
-    """
+    """Answer the shards of `address` one after another; each is finished before the next begins."""
     folder = JobFolder(open_store(address.uri, patience_seconds=LONG_PATIENCE_SECONDS))
     job = folder.job()
     for number in address.shards or ():

@@ -42,10 +42,6 @@ def answer_shards(address: JobAddress, engine_cache: Path | None) -> dict[int, R
     A shard that fails every time is left to a later pass, and its failure noted for the merge: a failed pod would
     keep Kubeflow from starting the others.
 
-    Args:
-        address: The job, and which of its shards are meant.
-        engine_cache: What was compiled before.
-
     Returns:
         The manifests of the shards that are answered, by number.
 

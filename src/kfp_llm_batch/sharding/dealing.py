@@ -50,12 +50,7 @@ def buckets_of(row_ids: Sequence[str]) -> Counts:
 
 
 def deal(counts: BucketCounts, shards: int) -> Counts:
-    """The shard of each bucket.
-
-    Args:
-        counts: What the buckets hold.
-        shards: How many shards there are.
-    """
+    """The shard of each bucket."""
     rows = counts.rows / max(1, counts.rows.sum())
     tokens = counts.tokens / max(1, counts.tokens.sum())
     dealt_rows, dealt_tokens = np.zeros(shards), np.zeros(shards)

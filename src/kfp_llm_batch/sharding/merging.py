@@ -15,10 +15,16 @@ from kfp_llm_batch.errors import ResultError
 from kfp_llm_batch.generation.error_budget import ErrorBudget
 from kfp_llm_batch.manifests import Checksum, ResultManifest
 from kfp_llm_batch.results.ownership import check_ownership, stored_sizes
-from kfp_llm_batch.results.stored_result import parse_manifest, remove_leftovers, set_manifest, stored_manifest
+from kfp_llm_batch.results.stored_result import (
+    check_replaceable,
+    parse_manifest,
+    remove_leftovers,
+    set_manifest,
+    stored_manifest,
+)
 from kfp_llm_batch.sharding.job import Job, JobAddress, JobFolder, clear_job
 from kfp_llm_batch.sharding.missing import missing_shards_error
-from kfp_llm_batch.sharding.preparing import JOB_FIELD, check_replaceable, is_result_of
+from kfp_llm_batch.sharding.preparing import JOB_FIELD, is_result_of
 from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, ObjectStore, open_store
 
 _LOG = logging.getLogger("kfp_llm_batch")

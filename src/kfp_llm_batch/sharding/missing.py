@@ -20,13 +20,7 @@ _ROWS_SHOWN = 3
 
 
 def missing_shards_error(folder: JobFolder, job: Job, missing: Sequence[int]) -> IncompleteRunError:
-    """The error for a merge that cannot be; all rows that are missing are listed in the job's folder.
-
-    Args:
-        folder: Of the job.
-        job: What there was to answer.
-        missing: Numbers of the shards without a manifest.
-    """
+    """The error for a merge that cannot be; all rows that are missing are listed in the job's folder."""
     rows = sum(job.shards[number].rows for number in missing)
     examples = _write_rows(folder, job, missing)
     shown = [_in_words(folder, job, number, examples.get(number, [])) for number in missing[:_SHARDS_SHOWN]]

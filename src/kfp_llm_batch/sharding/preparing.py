@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import tempfile
 from pathlib import Path
 
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
 from kfp_llm_batch.dataset.prompts import Prompts
-from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.generation.config import GenerationConfig, generation_fields
 from kfp_llm_batch.generation.reuse import shared_answers
 from kfp_llm_batch.machine import read_machine
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.models.sizes import weight_bytes
 from kfp_llm_batch.results.publishing import check_destination, existing_result
+from kfp_llm_batch.results.stored_result import check_replaceable
 from kfp_llm_batch.sharding.dealing import BucketCounts, deal
 from kfp_llm_batch.sharding.job import FILE_NAME, Job, JobAddress, JobFolder, Shard, prompts_key
 from kfp_llm_batch.sharding.reusing import hand_out_answers
@@ -50,33 +49,25 @@ def prepare_job(
         shards = write_shards(prompts, counts, _shards(counts, generation, sharding), folder)
         job = _job(prompts, generation, counts, shards)
         address = JobAddress.of(output_uri, job)
-        if not _stands(job, existing_result(output_uri), output_uri):
+        existing = existing_result(output_uri)
+        if is_result_of(job.id, existing):
+            _LOG.info("The result at %s is that of this very job; nothing is generated.", output_uri)
+        else:
+            check_replaceable(existing, output_uri, overwrite=job.output_overwrite)
             _store_prompts(job, address, folder)
             if shared and not _is_handed_out(job, address):
                 hand_out_answers(shared, deal(counts, len(shards)), address.uri)
             open_store(address.uri).write(FILE_NAME, job.to_json().encode())
-    _log_balance(job)
+    tokens = [shard.tokens for shard in job.shards]
+    _LOG.info(
+        "%d rows in %d shards of %d to %d prompt tokens, estimated.", job.rows, len(tokens), min(tokens), max(tokens)
+    )
     return address, job
 
 
 def is_result_of(job_id: str, result: ResultManifest | None) -> bool:
     """Whether a result is the outcome of this very job."""
     return result is not None and not result.is_partial and result.dataset.get(JOB_FIELD) == job_id
-
-
-def check_replaceable(result: ResultManifest | None, output_uri: str, *, overwrite: bool) -> None:
-    """Refuse to replace the result of other work.
-
-    Raises:
-        ConfigurationError: There is one.
-    """
-    if result is not None and not overwrite:
-        raise ConfigurationError(
-            f"Another result stands at the output: {result.rows_out} rows of model {result.model.get('uri')} "
-            f"as {result.output_format}, written {result.created_at}",
-            received=output_uri,
-            remedy="Choose another output_uri, or set output_overwrite to replace it.",
-        )
 
 
 def _shards(counts: BucketCounts, generation: GenerationConfig, sharding: ShardingConfig) -> int:
@@ -100,21 +91,8 @@ def _shards(counts: BucketCounts, generation: GenerationConfig, sharding: Shardi
 
 
 def _job(prompts: Prompts, generation: GenerationConfig, counts: BucketCounts, shards: list[Shard]) -> Job:
-    source = prompts.manifest
     return Job(
-        # As JSON, so that a job that is read again has the same id.
-        dataset=json.loads(
-            json.dumps(
-                {
-                    "fingerprint": source.fingerprint,
-                    "rows": source.rows,
-                    "uri": source.source_uri,
-                    "format": source.source_format,
-                    "revision": source.source_revision,
-                    "parameters": source.parameters,
-                }
-            )
-        ),
+        dataset={**prompts.manifest.facts, "format": prompts.manifest.source_format},
         generation=generation_fields(generation),
         output_format=generation.output_format,
         output_overwrite=generation.output_overwrite,
@@ -123,14 +101,6 @@ def _job(prompts: Prompts, generation: GenerationConfig, counts: BucketCounts, s
         longest_prompt_tokens=counts.longest,
         shards=tuple(shards),
     )
-
-
-def _stands(job: Job, result: ResultManifest | None, output_uri: str) -> bool:
-    if is_result_of(job.id, result):
-        _LOG.info("The result at %s is that of this very job; nothing is generated.", output_uri)
-        return True
-    check_replaceable(result, output_uri, overwrite=job.output_overwrite)
-    return False
 
 
 def _store_prompts(job: Job, address: JobAddress, folder: Path) -> None:
@@ -145,10 +115,3 @@ def _is_handed_out(job: Job, address: JobAddress) -> bool:
     """Whether the same run has done it before: its job is written afterwards."""
     stored = JobFolder(open_store(address.uri)).read_job()
     return stored is not None and stored.reuse_uri == job.reuse_uri
-
-
-def _log_balance(job: Job) -> None:
-    tokens = [shard.tokens for shard in job.shards]
-    _LOG.info(
-        "%d rows in %d shards of %d to %d prompt tokens, estimated.", job.rows, len(tokens), min(tokens), max(tokens)
-    )

@@ -35,11 +35,7 @@ def count_buckets(prompts: Prompts) -> BucketCounts:
 
 
 def prompt_tokens(messages: pa.Array) -> npt.NDArray[np.int64]:
-    """About how many tokens each row's messages have.
-
-    Args:
-        messages: The column `messages` of some prompts.
-    """
+    """About how many tokens each row has, by the column `messages` of some prompts."""
     contents = messages.flatten().field("content")
     pieces = pc.fill_null(pc.count_substring_regex(contents, _PIECES), 0).to_numpy(zero_copy_only=False)
     counts = pc.fill_null(pc.list_value_length(messages), 0).to_numpy(zero_copy_only=False).astype(np.int64)

@@ -28,9 +28,6 @@ def warm_job(address: JobAddress, folder: Path) -> dict[str, str]:
 
     Returns:
         The decision, for the artifact's metadata.
-
-    Raises:
-        BatchError: See errors.py.
     """
     job = JobFolder(open_store(address.uri)).read_job()
     reason = "the job is done" if job is None else reason_against(job)
