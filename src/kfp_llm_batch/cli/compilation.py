@@ -26,18 +26,17 @@ def compile_all(output: Path | None, *, check: bool) -> None:
     Raises:
         ConfigurationError: With `check`: a file is not what its source makes it.
     """
-    stale = [path for path, text in _generated(output) if not (path.exists() and path.read_text("utf-8") == text)]
+    made = dict(_generated(output))
+    stale = [path for path, text in made.items() if not (path.exists() and path.read_text("utf-8") == text)]
+    if check and stale:
+        names = ", ".join(f"{path.parent.name}/{path.name}" for path in stale)
+        raise ConfigurationError(f"Not what the sources make of them: {names}", remedy="Run: kfp-llm-batch compile")
     if check:
-        if stale:
-            names = ", ".join(f"{path.parent.name}/{path.name}" for path in stale)
-            raise ConfigurationError(f"Not what the sources make of them: {names}", remedy="Run: kfp-llm-batch compile")
         print("All compiled files are up to date.")
-        return
-    for path, text in _generated(output):
-        if path in stale:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-            print(f"wrote {path}")
+    for path in stale:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(made[path], encoding="utf-8")
+        print(f"wrote {path}")
 
 
 def _generated(output: Path | None) -> Iterator[tuple[Path, str]]:

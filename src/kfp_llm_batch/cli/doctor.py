@@ -12,10 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from kfp_llm_batch.engine.decisions import EngineSettings, JobFacts, Setting
-from kfp_llm_batch.engine.devices import choose_device, installed_build, vllm_version
-from kfp_llm_batch.engine.planning import plan_job
-from kfp_llm_batch.engine.settings import choose_dtype
-from kfp_llm_batch.engine.shares import place
+from kfp_llm_batch.engine.devices import vllm_version
+from kfp_llm_batch.engine.planning import plan_here
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.machine import Machine, read_machine
 from kfp_llm_batch.models.resolving import Model, resolve_model
@@ -43,19 +41,13 @@ def print_report(model_uri: str | None, *, rows: int, prompt_tokens: int, max_to
     model = None
     try:
         model = resolve_model(model_uri or _DEMO)
-        _print(machine, model, _plan(machine, model, job), None, as_json=as_json)
+        _print(machine, model, plan_here(machine, model, job, {}), None, as_json=as_json)
     except ConfigurationError as error:
         _print(machine, model, None, str(error), as_json=as_json)
         if model_uri or model:
             raise
         if not as_json:
             print(f"No plan without a model. {error}")
-
-
-def _plan(machine: Machine, model: Model, job: JobFacts) -> EngineSettings:
-    device = choose_device("auto", machine, installed_build())
-    placement = place(machine, model.facts, job.requests, device, {})
-    return plan_job(placement, model, job, choose_dtype("auto", model.facts), {})
 
 
 def _print(

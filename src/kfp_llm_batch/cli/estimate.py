@@ -48,11 +48,7 @@ def read_arguments(options: Sequence[str], assignments: Sequence[str], params: P
 
 
 def print_estimate(arguments: Mapping[str, Any], config: EstimateConfig, *, as_json: bool) -> None:
-    """Estimate a job, and print what was found.
-
-    Raises:
-        BatchError: See errors.py.
-    """
+    """Estimate a job, and print what was found."""
     set_hub_cache()
     dataset, generation = DatasetConfig.from_parameters(arguments), GenerationConfig.from_parameters(arguments)
     made = estimate(dataset, generation, config)

@@ -20,11 +20,7 @@ class _Step:
 
 
 def graph_svg(compiled: str) -> tuple[str, str]:
-    """Name of the pipeline, and its picture, which is readable on light and dark pages.
-
-    Args:
-        compiled: The pipeline's YAML.
-    """
+    """Name of the pipeline, and its picture, which is readable on light and dark pages."""
     specification = next(yaml.safe_load_all(compiled))
     steps = dict(_steps(specification["root"]["dag"], specification["components"], frozenset(), is_repeated=False))
     places = _places(steps)

@@ -13,11 +13,9 @@ from typing import Any, NoReturn
 
 from kfp_llm_batch.caches import set_hub_cache
 from kfp_llm_batch.engine.decisions import EngineSettings, JobFacts
-from kfp_llm_batch.engine.devices import choose_device, installed_build
-from kfp_llm_batch.engine.planning import plan_job
+from kfp_llm_batch.engine.planning import plan_here
 from kfp_llm_batch.engine.process_environment import check_engine_cache
-from kfp_llm_batch.engine.settings import ENGINES_OPTION, choose_dtype
-from kfp_llm_batch.engine.shares import place
+from kfp_llm_batch.engine.settings import ENGINES_OPTION
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.machine import Machine, read_machine
@@ -88,8 +86,7 @@ def plan_server(
         requests=max_requests, longest_prompt_tokens=context - 1, mean_prompt_tokens=context / 4, max_tokens=0
     )
     beside = dataclasses.replace(machine, memory_available_bytes=machine.memory_available_bytes - FRONTEND_BYTES)
-    placement = place(beside, model.facts, max_requests, choose_device("auto", machine, installed_build()), options)
-    return plan_job(placement, model, job, choose_dtype("auto", model.facts), options)
+    return plan_here(beside, model, job, options)
 
 
 def server_arguments(folder: Path, name: str, port: int, settings: EngineSettings) -> list[str]:

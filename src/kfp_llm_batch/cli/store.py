@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 from pathlib import Path
-from types import FrameType
 
 from kfp_llm_batch.errors import StorageError
 from kfp_llm_batch.storage.embedded_store import EmbeddedStore
@@ -17,7 +16,7 @@ def serve_store(folder: Path, port: int, bucket: str) -> None:
     Raises:
         StorageError: The store ended by itself.
     """
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     with EmbeddedStore(folder, port=port, bucket=bucket) as store:
         print(f"SeaweedFS answers at {store.endpoint}, bucket {bucket}. In another terminal:\n")
         print(store.export_lines())
@@ -28,7 +27,3 @@ def serve_store(folder: Path, port: int, bucket: str) -> None:
             print("stopped", file=sys.stderr)
             return
         raise StorageError(f"The store ended by itself with exit code {code}", received=str(folder))
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

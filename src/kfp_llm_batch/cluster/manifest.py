@@ -55,13 +55,7 @@ def job_name(address: JobAddress) -> str:
 
 
 def render_job(address: JobAddress, shards: int, pods: PodConfig) -> dict[str, Any]:
-    """The manifest, as Kubernetes' API takes it.
-
-    Args:
-        address: Of the job in shards.
-        shards: How many there are.
-        pods: What the pods get.
-    """
+    """The manifest, as Kubernetes' API takes it."""
     labels = {LABEL: address.id, **({_QUEUE_LABEL: pods.queue_name} if pods.queue_name else {})}
     return {
         "apiVersion": "batch/v1",

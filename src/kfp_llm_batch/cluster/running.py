@@ -17,6 +17,7 @@ from kubernetes.client.exceptions import ApiException
 from kfp_llm_batch import termination
 from kfp_llm_batch.cluster.manifest import PodConfig, job_name, render_job
 from kfp_llm_batch.errors import ConfigurationError, DataError, InterruptedRunError, ServerError, parse_message
+from kfp_llm_batch.machine.kernel_files import number_list
 from kfp_llm_batch.results.publishing import existing_result
 from kfp_llm_batch.sharding.job import Job, JobAddress, JobFolder
 from kfp_llm_batch.sharding.preparing import is_result_of
@@ -82,7 +83,7 @@ def generate_on_cluster(address: JobAddress, pods: PodConfig) -> dict[str, int]:
             run.remove()
             raise
     _check(folder, job, status)
-    return {"succeeded": status.succeeded or 0, "failed": len(_indexes(status.failed_indexes))}
+    return {"succeeded": status.succeeded or 0, "failed": len(number_list(status.failed_indexes or ""))}
 
 
 class _ClusterRun:
@@ -212,12 +213,6 @@ def _ended(status: client.V1JobStatus) -> bool:
 
 def _condition(status: client.V1JobStatus, kind: str) -> Any:
     return next((entry for entry in status.conditions or () if entry.type == kind and entry.status == "True"), None)
-
-
-def _indexes(text: str | None) -> list[int]:
-    """Kubernetes writes 0-2,5 for 0, 1, 2 and 5."""
-    pairs = [part.partition("-") for part in (text or "").split(",") if part]
-    return [index for first, _, last in pairs for index in range(int(first), int(last or first) + 1)]
 
 
 def _patiently(action: Any) -> Any:

@@ -9,8 +9,9 @@ from typing import Any
 from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.compiling import CompileRecord
 from kfp_llm_batch.engine.decisions import EngineSettings, JobFacts, Setting
-from kfp_llm_batch.engine.settings import plan_settings
-from kfp_llm_batch.engine.shares import Placement
+from kfp_llm_batch.engine.devices import choose_device, installed_build
+from kfp_llm_batch.engine.settings import choose_dtype, plan_settings
+from kfp_llm_batch.engine.shares import Placement, place
 from kfp_llm_batch.machine import Machine
 from kfp_llm_batch.models.resolving import Model
 
@@ -35,6 +36,17 @@ def plan_job(
     if not compile_record(machine, model).holds(settings.argument_values()):
         settings = plan(is_compiled=False)
     return dataclasses.replace(settings, choices={**settings.choices, "engines": placement.engines})
+
+
+def plan_here(machine: Machine, model: Model, job: JobFacts, options: Mapping[str, Any]) -> EngineSettings:
+    """Plan a job with the device and the number format that are chosen without a word of the user.
+
+    Raises:
+        ConfigurationError: The model does not fit into the memory left.
+    """
+    device = choose_device("auto", machine, installed_build())
+    placement = place(machine, model.facts, job.requests, device, options)
+    return plan_job(placement, model, job, choose_dtype("auto", model.facts), options)
 
 
 def compile_record(machine: Machine, model: Model) -> CompileRecord:

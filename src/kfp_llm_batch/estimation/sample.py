@@ -14,7 +14,7 @@ from kfp_llm_batch.engine.settings import BLOCK_TOKENS
 from kfp_llm_batch.errors import DataError
 from kfp_llm_batch.generation.answering import in_engine_order, without_duplicates
 from kfp_llm_batch.generation.answers import PendingAnswer
-from kfp_llm_batch.generation.preparation import PreparedRow, RowPreparer
+from kfp_llm_batch.generation.preparation import RowPreparer
 from kfp_llm_batch.generation.survey import Survey, hashed_order
 
 SAMPLE_ROWS = 2048
@@ -58,7 +58,7 @@ def draw_sample(prompts: Prompts, preparer: RowPreparer) -> Sample:
     """Tokenize a fair sample of the rows.
 
     Raises:
-        DataError: There is no row, or none that can be answered.
+        DataError: There is no row that can be answered.
     """
     started = time.monotonic()
     batches = prompts.batches_in(hashed_order(prompts)[:SAMPLE_ROWS])
@@ -67,7 +67,11 @@ def draw_sample(prompts: Prompts, preparer: RowPreparer) -> Sample:
     for row in rows:
         survey.add(row)
     if not survey.requests:
-        raise DataError(f"There is nothing to estimate: {_first_fault(rows)}", remedy="Correct the dataset.")
+        code, reason = next(row.fault for row in rows if row.fault)
+        raise DataError(
+            f"There is nothing to estimate: none of {len(rows)} rows can be answered, the first for {code}: {reason}",
+            remedy="Correct the dataset.",
+        )
     return Sample(
         all_rows=prompts.manifest.rows,
         rows=survey.rows,
@@ -76,13 +80,6 @@ def draw_sample(prompts: Prompts, preparer: RowPreparer) -> Sample:
         answers=in_engine_order(without_duplicates(row for row in rows if not row.fault)),
         seconds=time.monotonic() - started,
     )
-
-
-def _first_fault(rows: Sequence[PreparedRow]) -> str:
-    fault = next((row.fault for row in rows if row.fault), None)
-    if fault is None:
-        return "the dataset has no rows"
-    return f"none of {len(rows)} rows can be answered, the first for {fault[0]}: {fault[1]}"
 
 
 class PrefixBlocks:

@@ -7,10 +7,9 @@ from pathlib import Path
 
 from kfp_llm_batch.caches import cache_folder
 from kfp_llm_batch.machine import memory, processors
-from kfp_llm_batch.machine.accelerators import accelerators
 from kfp_llm_batch.machine.control_groups import cpu_quotas
 from kfp_llm_batch.machine.facts import Machine
-from kfp_llm_batch.machine.kernel_files import read_text
+from kfp_llm_batch.machine.kernel_files import field, read_text
 from kfp_llm_batch.machine.libraries import read_libraries
 
 
@@ -37,5 +36,13 @@ def read_machine(root: Path = Path("/")) -> Machine:
         instruction_digest=processors.instruction_digest(cpuinfo),
         has_compiler=shutil.which("g++") is not None,
         libraries=read_libraries(root, architecture),
-        accelerators=accelerators(root),
+        accelerators=_accelerators(root),
     )
+
+
+def _accelerators(root: Path) -> tuple[str, ...]:
+    """Names of the NVIDIA GPUs; a container may see their devices alone."""
+    folders = sorted((root / "proc/driver/nvidia/gpus").glob("*/information"))
+    if names := [field(read_text(path), "Model") for path in folders]:
+        return tuple(name or "NVIDIA GPU" for name in names)
+    return tuple("NVIDIA GPU" for _ in (root / "dev").glob("nvidia[0-9]*"))

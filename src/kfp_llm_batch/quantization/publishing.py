@@ -41,15 +41,7 @@ class CheckpointManifest(Manifest):
 
 
 def write_manifest(folder: Path, model: Model, scheme: str, plan: LayerPlan, evaluation: Mapping[str, float]) -> None:
-    """Describe the finished checkpoint in `folder`, in a file beside its others.
-
-    Args:
-        folder: The checkpoint.
-        model: The original.
-        scheme: One of SCHEMES.
-        plan: What happened to each layer.
-        evaluation: Measured numbers.
-    """
+    """Describe the finished checkpoint in `folder`, made from `model`, in a file beside its others."""
     names = sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != FILE_NAME)
     CheckpointManifest(
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -80,12 +72,7 @@ def check_output(output_uri: str, model: Model, scheme: str, *, overwrite: bool)
 
 
 def publish_checkpoint(folder: Path, output_uri: str, *, overwrite: bool) -> None:
-    """Upload the checkpoint in `folder`; the same one twice is one.
-
-    Args:
-        folder: With its manifest.
-        output_uri: Folder, s3:// or gs:// address.
-        overwrite: Replace another checkpoint of this product that stands there.
+    """Upload the checkpoint in `folder`; the same one twice is one, and another one is replaced with `overwrite`.
 
     Raises:
         ConfigurationError: Another checkpoint or something of someone else stands there.

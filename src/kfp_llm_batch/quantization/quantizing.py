@@ -44,9 +44,6 @@ def quantize(config: QuantizationConfig, prompts_folder: Path, folder: Path) -> 
     """Write the quantized checkpoint into `folder`, compare it with the original, publish it.
 
     All that can fail without weights fails before they are read. One model is in memory at a time.
-
-    Raises:
-        BatchError: See errors.py.
     """
     machine = read_machine()
     _check_scheme(config.scheme, machine.instruction_set)
