@@ -123,7 +123,7 @@ def test_the_same_model_gives_the_same_bytes(source, tmp_path, scheme):
 def test_weights_in_several_files_on_both_sides(tmp_path, folder):
     source = save_model(tmp_path / "sharded", max_shard_size="50KB")
     assert len(list(source.glob("*.safetensors"))) > 1
-    quantize_weights(source, folder, "w8a8_int8", shard_bytes=30_000)
+    quantize_weights(source, folder, "w8a8_int8", file_bytes=30_000)
     files = sorted(path.name for path in folder.glob("*.safetensors"))
     assert len(files) > 2
     assert files[0] == f"model-00001-of-{len(files):05d}.safetensors"

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from kfp_llm_batch.engine.decisions import EngineSettings, JobFacts, Setting
+from kfp_llm_batch.engine.decisions import EngineSettings, JobFacts
 from kfp_llm_batch.engine.devices import vllm_version
 from kfp_llm_batch.engine.planning import plan_here
 from kfp_llm_batch.errors import ConfigurationError
@@ -22,14 +22,7 @@ _DEMO = "demo://smollm2-135m-instruct"
 
 
 def print_report(model_uri: str | None, *, rows: int, prompt_tokens: int, max_tokens: int, as_json: bool) -> None:
-    """Print the machine's facts and the plan for a job of this size.
-
-    Args:
-        model_uri: None plans for the demo model, if it is installed.
-        rows: Of the job.
-        prompt_tokens: Of each row.
-        max_tokens: Of each answer.
-        as_json: For programs.
+    """Print the machine's facts and the plan for a job of this size, by default of the demo model if it is installed.
 
     Raises:
         ConfigurationError: Such a job cannot run here; the facts have been printed.
@@ -76,7 +69,8 @@ def _plan_table(plan: EngineSettings) -> Table:
     table = _table("setting", "value, and why", title="What follows for the engine")
     for settings in (plan.choices, plan.arguments, plan.environment):
         for name, setting in settings.items():
-            table.add_row(name, _value_and_reason(name, setting))
+            shown = Text.assemble((_shown(name, setting.value), "bold"), "\n", (setting.reason, "dim"))
+            table.add_row(name, shown)
         table.add_section()
     return table
 
@@ -88,23 +82,15 @@ def _table(*columns: str, title: str) -> Table:
     return table
 
 
-def _value_and_reason(name: str, setting: Setting) -> Text:
-    return Text.assemble((_shown(name, setting.value), "bold"), "\n", (setting.reason, "dim"))
-
-
 def _shown(name: str, value: Any) -> str:
     """A value for people: bytes with a unit, processors as ranges."""
     if isinstance(value, Mapping):
         return "\n".join(f"{key}: {_shown(name, entry)}" for key, entry in value.items()) or "-"
     if name.endswith("_bytes"):
-        return _bytes(value)
+        return f"{value / 2**30:,.1f} GiB" if value >= 2**30 else f"{value / 2**20:,.0f} MiB"
     if isinstance(value, Sequence) and not isinstance(value, str):
         return _list(value)
     return "-" if value is None or value == "" else str(value)
-
-
-def _bytes(number: int) -> str:
-    return f"{number / 2**30:,.1f} GiB" if number >= 2**30 else f"{number / 2**20:,.0f} MiB"
 
 
 def _list(values: Sequence[Any]) -> str:

@@ -125,7 +125,7 @@ class _ClusterRun:
                 _LOG.info("The Job %s is made in namespace %s.", *self._place.values())
                 return created
             except ServerError as error:
-                if getattr(error.__cause__, "status", None) != 409:
+                if _status(error) != 409:
                     raise
             found = _patiently(self._read)
             if not _ended(found.status):
@@ -143,21 +143,21 @@ class _ClusterRun:
         for _ in range(60):
             termination.check()
             try:
-                self._read()
-            except ApiException as error:
-                if error.status == 404:
+                _patiently(self._read)
+            except ServerError as error:
+                if _status(error) == 404:
                     return
+                raise
             termination.sleep(1)
         raise ServerError(f"The ended Job {self._place['name']} does not go away")
 
     def _delete(self) -> None:
+        options = {"propagation_policy": "Foreground", "_request_timeout": _ANSWER_SECONDS}
         try:
-            self._api.delete_namespaced_job(
-                **self._place, propagation_policy="Foreground", _request_timeout=_ANSWER_SECONDS
-            )
-        except ApiException as error:
-            if error.status != 404:
-                raise _explained(error) from error
+            _patiently(lambda: self._api.delete_namespaced_job(**self._place, **options))
+        except ServerError as error:
+            if _status(error) != 404:
+                raise
 
     def _changes(self, version: str) -> Iterator[client.V1JobStatus]:
         """Status after status, for a few seconds; a watch that breaks off is no error."""
@@ -241,6 +241,10 @@ def _sleep(seconds: float) -> None:
 
 def _is_worth_a_retry(error: BaseException) -> bool:
     return error.status in _TRANSIENT if isinstance(error, ApiException) else isinstance(error, _NO_ANSWER)
+
+
+def _status(error: ServerError) -> Any:
+    return getattr(error.__cause__, "status", None)
 
 
 def _explained(error: ApiException) -> ServerError:

@@ -22,15 +22,16 @@ from safetensors import SafetensorError, safe_open
 from kfp_llm_batch.disk import new_file
 from kfp_llm_batch.errors import BatchError, ConfigurationError
 from kfp_llm_batch.quantization.layers import LayerPlan, linear_shapes, plan_layers
-from kfp_llm_batch.quantization.shards import INDEX, SHARD_BYTES, ShardWriter
+from kfp_llm_batch.quantization.weight_files import INDEX, WeightWriter
 
+_FILE_BYTES = 2**30
 _PRESETS = {"w8a8_int8": ("W8A8", "int-quantized"), "w4a16": ("W4A16", "pack-quantized")}
 """Names of compressed-tensors: the scheme, and its layout on disk."""
 # vLLM keeps the scales of int8 as float32, those of 4 bits in the type of the activations.
 _SCALE_TYPES = {"w8a8_int8": torch.float32, "w4a16": torch.bfloat16}
 
 
-def quantize_weights(source: Path, folder: Path, scheme: str, shard_bytes: int = SHARD_BYTES) -> LayerPlan:
+def quantize_weights(source: Path, folder: Path, scheme: str, file_bytes: int = _FILE_BYTES) -> LayerPlan:
     """Write the checkpoint's weights, index and config.json into `folder`, rounded to nearest, tensor by tensor.
 
     Raises:
@@ -39,7 +40,7 @@ def quantize_weights(source: Path, folder: Path, scheme: str, shard_bytes: int =
     shapes = linear_shapes(source)
     plan = plan_layers(shapes, scheme)
     arguments = _scheme(scheme, plan)
-    writer, waiting = ShardWriter(folder, shard_bytes), set(plan.quantized)
+    writer, waiting = WeightWriter(folder, file_bytes), set(plan.quantized)
     for name, tensor in _tensors(source):
         layer, _, kind = name.rpartition(".")
         if kind != "weight" or layer not in waiting:

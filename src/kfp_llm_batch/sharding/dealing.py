@@ -79,12 +79,7 @@ def gathered(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
 
 
 def by_shard(table: pa.Table, owners: Counts) -> Iterator[tuple[int, pa.Table]]:
-    """The rows of each shard that has some, in their order.
-
-    Args:
-        table: With the column `row_id`.
-        owners: The shard of each bucket.
-    """
+    """The rows of each shard that has some, in their order; `owners` is the shard of each bucket."""
     shards = owners[buckets_of(table["row_id"].to_pylist())]
     order = np.argsort(shards, kind="stable")
     found, counts = np.unique(shards, return_counts=True)

@@ -171,11 +171,7 @@ class JobAddress:
 
 
 class JobFolder:
-    """The files of a job in its store.
-
-    Args:
-        store: Rooted at the job's address.
-    """
+    """The files of a job, in a store that is rooted at its address."""
 
     def __init__(self, store: ObjectStore) -> None:
         self.store = store
@@ -239,12 +235,8 @@ class JobFolder:
 
 
 def clear_job(output: ObjectStore, job_id: str) -> None:
-    """Remove all of a job that is ours, its own file first: without it the rest means nothing.
-
-    Args:
-        output: Rooted at the output, so that a local folder is removed with its last file.
-        job_id: Which job.
-    """
+    """Remove all of a job that is ours, its own file first: without it the rest means nothing."""
+    # Below the output and not below the job, so that a local folder is removed with its last file.
     root = f"{FOLDER}/{job_id}/"
     output.delete(f"{root}{FILE_NAME}")
     for entry in output.list(root):

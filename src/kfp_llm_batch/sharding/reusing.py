@@ -22,12 +22,7 @@ _LOG = logging.getLogger("kfp_llm_batch")
 
 
 def hand_out_answers(shared: Checkpoint, owners: Counts, job_uri: str) -> None:
-    """Put what runs share into the checkpoints of the shards.
-
-    Args:
-        shared: Answers of earlier runs.
-        owners: The shard of each bucket of row ids.
-        job_uri: Address of the job.
+    """Put what runs share into the checkpoints of a job's shards; `owners` is the shard of each bucket.
 
     Raises:
         StorageError: A store does not answer or refuses, or the local disk is full.

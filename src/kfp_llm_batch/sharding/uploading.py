@@ -24,14 +24,7 @@ FILE_BYTES = 64 * 2**20
 def upload_shard(
     folder: Path, manifest: ResultManifest, store: ObjectStore, shard: int, output_format: str
 ) -> ResultManifest:
-    """Upload the files of a local result in Parquet; the same files are not uploaded twice.
-
-    Args:
-        folder: The local result.
-        manifest: What it holds.
-        store: Rooted at the output.
-        shard: Number of the shard, for the files' names.
-        output_format: `parquet`, `jsonl` or `openai`.
+    """Upload the files of a shard's local result to the output; the same files are not uploaded twice.
 
     Returns:
         The manifest with the files as they are stored.
