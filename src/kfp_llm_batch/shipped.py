@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +53,20 @@ def load_pipeline(name: str) -> CompiledPipeline:
     shipped = shipped_pipelines()
     if name not in shipped:
         raise ConfigurationError("Unknown pipeline", received=name, allowed=[*shipped, "the path of a compiled .yaml"])
-    return _parse(name, files(_PACKAGE).joinpath(name, PIPELINE_FILE).read_text(encoding="utf-8"))
+    return _parse(name, _read(_folder() / name / PIPELINE_FILE))
 
 
 def shipped_pipelines() -> list[str]:
     """The names of the pipelines that this package ships."""
-    return sorted(entry.name for entry in files(_PACKAGE).iterdir() if entry.joinpath(PIPELINE_FILE).is_file())
+    return sorted(file.parent.name for file in _folder().glob(f"*/{PIPELINE_FILE}"))
+
+
+def _folder() -> Path:
+    """Where the package lies; importing it would load KFP and put every pipeline together, for a second."""
+    specification = find_spec(_PACKAGE)
+    assert specification is not None
+    assert specification.submodule_search_locations
+    return Path(specification.submodule_search_locations[0])
 
 
 def _read(path: Path) -> str:

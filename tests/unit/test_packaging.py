@@ -138,6 +138,15 @@ def test_an_import_loads_only_what_is_listed(module, declared_modules):
     assert set(finished.stdout.split()) & declared_modules == IMPORTED[module]
 
 
+def test_a_shipped_pipeline_is_found_without_putting_pipelines_together():
+    script = (
+        "import sys; from kfp_llm_batch.shipped import load_pipeline\n"
+        "print(load_pipeline('batch_inference').title, *{'kfp', 'kfp_llm_batch.pipelines'} & sys.modules.keys())"
+    )
+    finished = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert finished.stdout.split() == ["batch-inference"]
+
+
 def test_one_version_is_everywhere(wheel_file):
     version = PYPROJECT["project"]["version"]
     assert wheel_file.name.startswith(f"kfp_llm_batch-{version}-")
