@@ -16,10 +16,8 @@ _ANSWERS_PER_STEP = 64
 class EchoEngine:
     """One token is one byte of UTF-8; `max_tokens` cuts as a model's limit does."""
 
-    versions: dict[str, str]
-
     def __init__(self) -> None:
-        self.versions = {}
+        self.versions: dict[str, str] = {}
         self._waiting: deque[GenerationRequest] = deque()
 
     def add(self, request: GenerationRequest) -> None:

@@ -5,10 +5,9 @@ Requests hold token ids, rendered and checked here, so that an answer does not d
 
 from __future__ import annotations
 
+import concurrent.futures
 import os
-import queue
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -75,43 +74,35 @@ class EndpointEngine:
         ConfigurationError: The endpoint does not answer, or has no such model.
     """
 
-    versions: dict[str, str]
-
     def __init__(self, specification: EngineSpecification) -> None:
         arguments = specification.arguments
         in_flight = arguments[IN_FLIGHT_OPTION]
         self._server = _Server(arguments[URL_OPTION], in_flight)
         self._name = self._server.model_name(arguments.get(NAME_OPTION))
-        self.versions = {}
-        self._pool = ThreadPoolExecutor(in_flight, thread_name_prefix="request")
-        self._finished: queue.SimpleQueue[FinishedRequest | BaseException] = queue.SimpleQueue()
-        self._unfinished = 0
+        self.versions: dict[str, str] = {}
+        self._pool = concurrent.futures.ThreadPoolExecutor(in_flight, thread_name_prefix="request")
+        self._unfinished: set[concurrent.futures.Future[FinishedRequest]] = set()
 
     def add(self, request: GenerationRequest) -> None:
         """Send a request as soon as fewer than `max_num_seqs` are under way."""
         if asked := [name for name in _WITHOUT_TOKEN_IDS if name in request.sampling]:
             raise ValueError(f"an endpoint gives no {asked[0]} by token id")
-        self._unfinished += 1
-        self._pool.submit(self._answer, request).add_done_callback(self._collect)
+        self._unfinished.add(self._pool.submit(self._answer, request))
 
     def step(self) -> list[FinishedRequest]:
         """What has been answered; waits half a second for a first answer."""
-        finished: list[FinishedRequest] = []
-        try:
-            finished.append(self._checked(self._finished.get(timeout=_STEP_SECONDS)))
-            while True:
-                finished.append(self._checked(self._finished.get_nowait()))
-        except queue.Empty:
-            self._unfinished -= len(finished)
-            return finished
+        done, self._unfinished = concurrent.futures.wait(
+            self._unfinished, _STEP_SECONDS, concurrent.futures.FIRST_COMPLETED
+        )
+        return [future.result() for future in done]
 
     def has_unfinished(self) -> bool:
         """Whether answers are still to come."""
-        return self._unfinished > 0
+        return bool(self._unfinished)
 
     def _answer(self, request: GenerationRequest) -> FinishedRequest:
         try:
-            output = _output(self._server.complete(_body(self._name, request)))
+            output = _output(self._server.ask("POST", "/v1/completions", _body(self._name, request)))
         except _RefusedError as error:
             return FinishedRequest(request_id=request.request_id, refusal=str(error))
         except ConfigurationError:
@@ -119,15 +110,6 @@ class EndpointEngine:
         except (KeyError, ValueError, TypeError) as error:
             return FinishedRequest(request_id=request.request_id, refusal=f"The endpoint's answer is none: {error!r}")
         return FinishedRequest(request_id=request.request_id, output=output)
-
-    def _collect(self, future: Future[FinishedRequest]) -> None:
-        self._finished.put(future.exception() or future.result())
-
-    @staticmethod
-    def _checked(entry: FinishedRequest | BaseException) -> FinishedRequest:
-        if isinstance(entry, BaseException):
-            raise entry
-        return entry
 
 
 class _RefusedError(Exception):
@@ -164,7 +146,7 @@ class _Server:
 
     def model_name(self, wanted: str | None) -> str:
         """The name to ask for: the wanted one, or the only one."""
-        names = [str(entry["id"]) for entry in self._ask("GET", "/v1/models")["data"]]
+        names = [str(entry["id"]) for entry in self.ask("GET", "/v1/models")["data"]]
         if wanted is None and len(names) == 1:
             return names[0]
         if wanted not in names:
@@ -173,16 +155,13 @@ class _Server:
             )
         return wanted
 
-    def complete(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The answer to a request.
+    def ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+        """What the endpoint answers.
 
         Raises:
-            _RefusedError: The endpoint refuses it, or fails each time that it is asked this.
-            ConfigurationError: The endpoint is away, or does not let us in.
+            _RefusedError: It refuses this, or fails each time that it is asked this.
+            ConfigurationError: It is away, or does not let us in.
         """
-        return self._ask("POST", "/v1/completions", body)
-
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type((_UnavailableError, _FaultError)),
             wait=_pause,

@@ -69,12 +69,13 @@ class EngineProcess:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._connection = Connection(ours.detach())
+        self.connection = Connection(ours.detach())
+        """For waiting on several engines at once; only `receive` reads it."""
         self._is_loaded = False
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        self._connection.close()
+        self.connection.close()
         if kind is not None or not self._is_loaded:
             self.kill()
         self._end_soon()
@@ -83,7 +84,7 @@ class EngineProcess:
     def begin_load(self, specification: EngineSpecification) -> None:
         """Say what to load, and do not wait for it."""
         with contextlib.suppress(OSError):  # an engine that has ended is found out by `finish_load`
-            self._connection.send(specification)
+            self.connection.send(specification)
 
     def finish_load(self, check: Callable[[], None] = lambda: None) -> EngineReady:
         """Block until the weights are loaded.
@@ -94,18 +95,13 @@ class EngineProcess:
         Raises:
             EngineError: The engine could not start; the message holds the end of its log.
         """
-        while not self._connection.poll(1.0):
+        while not self.connection.poll(1.0):
             check()
         message = self._receive()
         if not isinstance(message, EngineReady):
             raise EngineError("The engine sent an answer before it was ready")
         self._is_loaded = True
         return message
-
-    @property
-    def connection(self) -> Connection:
-        """For waiting on several engines at once; only `receive` reads it."""
-        return self._connection
 
     def kill(self) -> None:
         """End the process at once."""
@@ -116,7 +112,7 @@ class EngineProcess:
     def submit(self, requests: list[GenerationRequest]) -> None:
         """Hand over requests without waiting for their answers."""
         try:
-            self._connection.send(requests)
+            self.connection.send(requests)
         except OSError:
             raise self._ended() from None
 
@@ -126,7 +122,7 @@ class EngineProcess:
         Raises:
             EngineDiedError: The engine's process failed or ended.
         """
-        if not self._connection.poll():
+        if not self.connection.poll():
             return None
         message = self._receive()
         if not isinstance(message, list):
@@ -135,7 +131,7 @@ class EngineProcess:
 
     def _receive(self) -> EngineReady | list[FinishedRequest]:
         try:
-            message: EngineReady | EngineFailed | list[FinishedRequest] = self._connection.recv()
+            message: EngineReady | EngineFailed | list[FinishedRequest] = self.connection.recv()
         except (EOFError, OSError):
             raise self._ended() from None
         if isinstance(message, EngineFailed) and message.is_configuration:
@@ -162,8 +158,5 @@ class EngineProcess:
             return self._process.wait()
 
     def _see_log(self) -> str:
-        return f"The end of its log:\n{self._log_tail()}"
-
-    def _log_tail(self) -> str:
         lines = Path(self._log.name).read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-_LOG_TAIL_LINES:])
+        return "\n".join(["The end of its log:", *lines[-_LOG_TAIL_LINES:]])

@@ -37,11 +37,9 @@ class VllmEngine:
         specification: A folder with config, tokenizer and safetensors, and keyword arguments of vLLM's EngineArgs.
     """
 
-    versions: dict[str, str]
-
     def __init__(self, specification: EngineSpecification) -> None:
         others = {name: number for name in ("torch", "transformers") if (number := installed_version(name))}
-        self.versions = {**vllm_version(), **others}
+        self.versions: dict[str, str] = {**vllm_version(), **others}
         _count_page_cache_as_free()
         if current_platform.is_cpu():
             _look_at_models_in_this_process()
