@@ -51,8 +51,12 @@ class PendingAnswer:
 
     def completions(self) -> Iterator[tuple[int, dict[str, Any]]]:
         """Each waiting row's number and columns."""
+        refusal = self.refusal
         for row in self.rows:
-            yield row.row, _refused(row, self.refusal) if self.refusal else self._answered(row)
+            if refusal:
+                yield row.row, _failure(row, "failed", refusal.refusal_code, refusal.refusal or "")
+            else:
+                yield row.row, self._answered(row)
 
     def _answered(self, row: PreparedRow) -> dict[str, Any]:
         outputs = [self.outputs[sample] for sample in range(self.samples)]
@@ -77,12 +81,7 @@ class PendingAnswer:
 def invalid_completion(row: PreparedRow) -> dict[str, Any]:
     """Columns of a row that was found invalid before generation."""
     assert row.fault is not None
-    code, message = row.fault
-    return _failure(row, "invalid", code, message)
-
-
-def _refused(row: PreparedRow, refusal: FinishedRequest) -> dict[str, Any]:
-    return _failure(row, "failed", refusal.refusal_code, refusal.refusal or "")
+    return _failure(row, "invalid", *row.fault)
 
 
 def _failure(row: PreparedRow, status: str, code: str, message: str) -> dict[str, Any]:

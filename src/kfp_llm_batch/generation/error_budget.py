@@ -44,7 +44,7 @@ class ErrorBudget:
         code = completion["error"]["code"]
         self._errors[completion["status"]] += 1
         self.codes[code] += 1
-        self._first.setdefault(code, f"row {completion['row_id']!r}: {completion['error']['message']}")
+        self._first.setdefault(code, f", the first row {completion['row_id']!r}: {completion['error']['message']}")
         if self._counted >= MIN_ROWS and self._errors.total() > self._max_rate * self._rows:
             raise self._exceeded(self._rows)
 
@@ -73,11 +73,8 @@ class ErrorBudget:
 
     def _exceeded(self, rows: int) -> BatchError:
         kind = DataError if self._errors["invalid"] >= self._errors["failed"] else EngineError
-        codes = "; ".join(f"{count} {code}{self._example(code)}" for code, count in self.codes.most_common(5))
+        codes = "; ".join(f"{count} {code}{self._first.get(code, '')}" for code, count in self.codes.most_common(5))
         return kind(
             f"{self._errors.total()} of {rows} rows have no answer (max_error_rate is {self._max_rate:g}): {codes}",
             remedy="Mend the rows or the settings; what was answered is kept in the checkpoint.",
         )
-
-    def _example(self, code: str) -> str:
-        return f", the first {self._first[code]}" if code in self._first else ""

@@ -124,9 +124,13 @@ class RowPreparer:
         """The row's fault; on the way a prompt that is too long is cut, if that is the policy."""
         if isinstance(conversation.encoded, tuple):
             return conversation.encoded
-        parameters_fault = self._parameters_fault(params)
-        if not parameters_fault:
-            self._cut(conversation, self._effective(params)[0]["max_tokens"])
+        parameters_fault = None
+        try:
+            sampling, _ = self._effective(params)
+        except ConfigurationError as error:
+            parameters_fault = "bad_params", str(error)
+        else:
+            self._cut(conversation, sampling["max_tokens"])
         length = len(conversation.encoded)
         if length < self._max_model_len:
             return parameters_fault
@@ -146,13 +150,6 @@ class RowPreparer:
     def _encode_or_none(self, conversation: list[Message]) -> list[int] | None:
         encoded = self._encode_one(conversation)
         return encoded if isinstance(encoded, list) else None
-
-    def _parameters_fault(self, params: str | None) -> Fault | None:
-        try:
-            self._effective(params)
-        except ConfigurationError as error:
-            return "bad_params", str(error)
-        return None
 
     def _effective(self, params: str | None) -> tuple[dict[str, Any], bytes]:
         """Effective sampling and its digest; rows mostly share them, so the few distinct ones are kept."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
-from kfp_llm_batch.manifests import ResultManifest
+from kfp_llm_batch.manifests import ResultManifest, StoredFile
 
 SAMPLE_ROWS = 5
 SAMPLE_CHARACTERS = 600
@@ -39,23 +41,32 @@ def metrics(manifest: ResultManifest) -> dict[str, float]:
 
 def markdown_report(manifest: ResultManifest, folder: Path) -> str:
     """Counts, the first answers and the first failures; nothing that the model wrote can act as markup."""
-    counts = "\n".join(f"| {name} | {value:,.10g} |" for name, value in metrics(manifest).items())
-    answers = "\n".join(_answer_line(row) for row in _first_rows(folder, [part.path for part in manifest.parts]))
-    failures = "\n".join(_failure_line(row) for row in _first_rows(folder, [part.path for part in manifest.errors]))
-    codes = "\n".join(f"| {escape(code)} | {count:,} |" for code, count in manifest.errors_by_code.items())
     sections = [f"# Completions by {escape(str(manifest.model.get('uri')))}"]
     if manifest.is_partial:
         sections.append(f"**Partial: {manifest.rows_out:,} of {manifest.rows_in:,} rows; the time was over.**")
-    sections.append(f"| metric | value |\n|---|---|\n{counts}")
-    if comparison := estimate_table(manifest):
-        sections.append(f"## Estimate and truth\n\n{comparison}")
-    if codes:
-        sections.append(f"## Rows without an answer\n\n| code | rows |\n|---|---|\n{codes}")
-    if answers:
-        sections.append(f"## First answers\n\n| row | status | answer |\n|---|---|---|\n{answers}")
-    if failures:
-        sections.append(f"## First rows without an answer\n\n| row | code | message |\n|---|---|---|\n{failures}")
-    return "\n\n".join(sections) + "\n"
+    counts = [(name, f"{value:,.10g}") for name, value in metrics(manifest).items()]
+    codes = [(escape(code), f"{count:,}") for code, count in manifest.errors_by_code.items()]
+    answers = [
+        (escape(row["row_id"]), row["status"], escape(row["completion"] or ""))
+        for row in _first_rows(folder, manifest.parts)
+    ]
+    failures = [
+        (escape(row["row_id"]), escape(row["error"]["code"]), escape(row["error"]["message"]))
+        for row in _first_rows(folder, manifest.errors)
+    ]
+    tables = {
+        "": _table(("metric", "value"), counts),
+        "## Estimate and truth\n\n": estimate_table(manifest),
+        "## Rows without an answer\n\n": _table(("code", "rows"), codes),
+        "## First answers\n\n": _table(("row", "status", "answer"), answers),
+        "## First rows without an answer\n\n": _table(("row", "code", "message"), failures),
+    }
+    return "\n\n".join([*sections, *(title + table for title, table in tables.items() if table)]) + "\n"
+
+
+def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = ["| " + " | ".join(cells) + " |" for cells in (names, *rows)]
+    return "\n".join([lines[0], "|" + "---|" * len(names), *lines[1:]]) if rows else ""
 
 
 def estimate_table(manifest: ResultManifest) -> str:
@@ -70,9 +81,9 @@ def estimate_table(manifest: ResultManifest) -> str:
     shown = {name: truth for name, truth in truths.items() if isinstance(estimate.get(name), dict)}
     if not shown or manifest.is_partial:
         return ""
-    rows = "\n".join(_estimate_line(name, estimate[name], truth) for name, truth in shown.items())
-    basis = escape(str(estimate.get("basis")))
-    return f"By {basis}.\n\n| | expected | interval | truth | truth / expected |\n|---|---|---|---|---|\n{rows}"
+    rows = [_estimate_cells(name, estimate[name], truth) for name, truth in shown.items()]
+    table = _table(("", "expected", "interval", "truth", "truth / expected"), rows)
+    return f"By {escape(str(estimate.get('basis')))}.\n\n{table}"
 
 
 def escape(text: str) -> str:
@@ -81,29 +92,19 @@ def escape(text: str) -> str:
     return _MARKDOWN_OR_HTML.sub(lambda match: f"&#{ord(match[0])};", " ".join(shortened.split())).replace("_", "&#95;")
 
 
-def _estimate_line(name: str, value: dict[str, float], truth: float) -> str:
+def _estimate_cells(name: str, value: dict[str, float], truth: float) -> tuple[str, ...]:
     expected, low, high = value["expected"], value.get("low"), value.get("high")
     interval = "" if low is None or high is None else f"{low:,.1f} to {high:,.1f}"
     ratio = f"{truth / expected:.2f}" if expected else ""
-    return f"| {name} | {expected:,.1f} | {interval} | {truth:,.1f} | {ratio} |"
+    return name, f"{expected:,.1f}", interval, f"{truth:,.1f}", ratio
 
 
-def _first_rows(folder: Path, names: list[str]) -> list[dict[str, object]]:
+def _first_rows(folder: Path, files: Sequence[StoredFile]) -> list[dict[str, Any]]:
     # A result that was reused may have been published in another format.
-    if not names or not names[0].endswith(".parquet"):
+    if not files or not files[0].path.endswith(".parquet"):
         return []
-    batches = pq.ParquetFile(folder / names[0]).iter_batches(
+    batches = pq.ParquetFile(folder / files[0].path).iter_batches(
         SAMPLE_ROWS, columns=["row_id", "status", "completion", "error"]
     )
-    rows: list[dict[str, object]] = next(batches).to_pylist()
+    rows: list[dict[str, Any]] = next(batches).to_pylist()
     return rows
-
-
-def _answer_line(row: dict[str, object]) -> str:
-    return f"| {escape(str(row['row_id']))} | {row['status']} | {escape(str(row['completion'] or ''))} |"
-
-
-def _failure_line(row: dict[str, object]) -> str:
-    error = row["error"]
-    assert isinstance(error, dict)
-    return f"| {escape(str(row['row_id']))} | {escape(error['code'])} | {escape(error['message'])} |"
