@@ -32,9 +32,10 @@ def vllm_version() -> dict[str, str]:
 
 def installed_build() -> str | None:
     """What the installed vLLM runs on, `cpu` or `cuda`; None without vLLM."""
-    for name, number in vllm_version().items():
-        return CPU if name == _CPU_DISTRIBUTION or "cpu" in number else CUDA
-    return None
+    found = vllm_version()
+    if not found:
+        return None
+    return CPU if _CPU_DISTRIBUTION in found or "cpu" in found["vllm"] else CUDA
 
 
 def check_build(device: str, build: str | None) -> None:

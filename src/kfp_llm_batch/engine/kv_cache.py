@@ -103,19 +103,16 @@ def _too_little_memory(machine: Machine, model: ModelFacts, dtype: str, sizes: B
     least, available = least_kv_bytes(model, dtype, sizes), available_bytes(machine)
     required = _taken_bytes(model, dtype, sizes) + least
     needed = required + _spare_bytes(machine)
+    short = required - available
+    # Of what a higher limit adds, a share is spare again.
+    by_share = math.ceil((short + machine.memory_limit_bytes * SPARE_SHARE) / (1 - SPARE_SHARE))
+    missing = max(short + LEAST_SPARE_BYTES, by_share)
     return ConfigurationError(
         f"Not enough memory: the engine needs {needed:,} bytes ({_mib(needed)}: weights of "
         f"{_mib(_weight_bytes(model, dtype))}, a key-value cache of {_mib(least)} for the longest request), and "
         f"{_mib(available)} are free below the limit of {_mib(machine.memory_limit_bytes)}",
-        remedy=f"Raise resources_memory by {_mib(_missing_bytes(machine, required))}, or lower generation_max_tokens.",
+        remedy=f"Raise resources_memory by {_mib(missing)}, or lower generation_max_tokens.",
     )
-
-
-def _missing_bytes(machine: Machine, required: int) -> int:
-    """How much higher the limit has to be; of what that adds, a share is spare again."""
-    short = required - available_bytes(machine)
-    by_share = (short + machine.memory_limit_bytes * SPARE_SHARE) / (1 - SPARE_SHARE)
-    return max(short + LEAST_SPARE_BYTES, math.ceil(by_share))
 
 
 def round_up(number: int, multiple: int) -> int:

@@ -51,7 +51,9 @@ def plan_environment(machine: Machine, device: Setting, options: Mapping[str, An
         device: From `choose_device`; threads are planned for CPU only.
         options: The user's `engine_options`, of which those in capitals win here.
     """
-    planned = _cpu_variables(machine) if device.value == CPU else {}
+    planned: dict[str, Setting] = {}
+    if device.value == CPU:
+        planned |= {**thread_settings(machine), "LD_PRELOAD": preload_setting(machine.libraries)}
     planned |= {
         "VLLM_ENABLE_V1_MULTIPROCESSING": Setting(
             value="0", reason="one process: no copies through /dev/shm, which is 64 MiB in a pod"
@@ -85,7 +87,3 @@ def check_engine_cache(machine: Machine) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             pass
-
-
-def _cpu_variables(machine: Machine) -> dict[str, Setting]:
-    return {**thread_settings(machine), "LD_PRELOAD": preload_setting(machine.libraries)}

@@ -53,7 +53,6 @@ _SPEED_ONLY = frozenset(
 )
 """Options that do not change what is answered; every other one is part of a request's identity."""
 
-
 _NOT_ARGUMENTS = frozenset({ENGINES_OPTION, *VARIABLES})
 
 
@@ -104,7 +103,8 @@ def plan_settings(
         ConfigurationError: Weights and the smallest key-value cache do not fit into the memory left.
     """
     sizes = _needed_sizes(model, job, options)
-    arguments = {"dtype": dtype, "max_model_len": _whole_blocks(sizes), **_ON_EVERY_DEVICE}
+    longest = Setting(value=sizes.max_model_len, reason="the longest prompt with its answer, in whole blocks")
+    arguments = {"dtype": dtype, "max_model_len": longest, **_ON_EVERY_DEVICE}
     if device.value == CPU:
         arguments |= _cpu_arguments(machine, model, job, dtype.value, sizes, options, is_compiled=is_compiled)
     chosen = {name: chosen_by_user(value) for name, value in options.items() if name not in _NOT_ARGUMENTS}
@@ -164,10 +164,9 @@ def _cpu_arguments(
         free_bytes=memory_for_kv(machine, model, dtype, sizes) - cache.value,
     )
     eager = {"enforce_eager": Setting(value=not does_compile, reason=why)}
-    if options.get("enforce_eager", not does_compile):
-        return {**_needed(sizes), "kv_cache_memory_bytes": cache, **eager}
     standard = _standard_sizes(model, job, options)
-    if least_kv_bytes(model, dtype, standard) > memory_for_kv(machine, model, dtype, standard):
+    has_room = least_kv_bytes(model, dtype, standard) <= memory_for_kv(machine, model, dtype, standard)
+    if options.get("enforce_eager", not does_compile) or not has_room:
         return {**_needed(sizes), "kv_cache_memory_bytes": cache, **eager}
     cache = _kv_cache(machine, model, job, dtype, standard, options)
     return {**_shared(standard), "kv_cache_memory_bytes": cache, **eager}
@@ -194,10 +193,6 @@ def _needed(sizes: BatchSizes) -> dict[str, Setting]:
 def _shared(sizes: BatchSizes) -> dict[str, Setting]:
     reason = "a size that compiled code is shared by"
     return {name: Setting(value=value, reason=reason) for name, value in dataclasses.asdict(sizes).items()}
-
-
-def _whole_blocks(sizes: BatchSizes) -> Setting:
-    return Setting(value=sizes.max_model_len, reason="the longest prompt with its answer, in whole blocks")
 
 
 def _quantization(model: ModelFacts) -> Setting:

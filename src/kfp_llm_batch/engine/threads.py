@@ -48,15 +48,11 @@ def thread_settings(machine: Machine) -> dict[str, Setting]:
 
 def _count_reason(machine: Machine) -> str:
     quota = "no quota" if machine.cpu_quota is None else f"a quota of {machine.cpu_quota:g} processors"
-    return f"{_cores_in_words(machine)}, {quota}"
-
-
-def _cores_in_words(machine: Machine) -> str:
     if len(machine.numa_nodes) > 1:
-        number = len(engine_cores(machine))
-        return f"{number} cores on memory node {engine_node(machine)}, one of {len(machine.numa_nodes)} in the mask"
-    siblings = machine.physical_cores < len(machine.allowed_cpus)
-    return f"{machine.physical_cores} cores in the affinity mask" + (", siblings counted once" if siblings else "")
+        number, node = len(engine_cores(machine)), engine_node(machine)
+        return f"{number} cores on memory node {node}, one of {len(machine.numa_nodes)} in the mask, {quota}"
+    siblings = ", siblings counted once" if machine.physical_cores < len(machine.allowed_cpus) else ""
+    return f"{machine.physical_cores} cores in the affinity mask{siblings}, {quota}"
 
 
 def _binding(machine: Machine, runtime: str | None) -> dict[str, Setting]:
@@ -88,10 +84,8 @@ def _places(cpus: list[int], runtime: str, why: str) -> dict[str, Setting]:
 
 
 def _waiting(machine: Machine, runtime: str | None) -> dict[str, Setting]:
-    quota = machine.cpu_quota
-    if runtime is None or not runtime.startswith(_INTEL_OPENMP):
-        return {}
-    if quota is None or quota >= machine.physical_cores:
+    is_limited = machine.cpu_quota is not None and machine.cpu_quota < machine.physical_cores
+    if runtime is None or not runtime.startswith(_INTEL_OPENMP) or not is_limited:
         return {}
     why = "milliseconds; a thread that spins longer burns the quota that others compute with"
     return {"KMP_BLOCKTIME": Setting(value=str(BLOCKTIME_MILLISECONDS), reason=why)}
