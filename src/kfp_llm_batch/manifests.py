@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, ClassVar, Self, TypeVar, get_args, get_origin, get_type_hints
 
-from kfp_llm_batch.disk import new_file
+from kfp_llm_batch.disk import file_sha256, new_file
 from kfp_llm_batch.errors import DataError
 
 FILE_NAME = "manifest.json"
@@ -55,6 +55,11 @@ class StoredFile:
     rows: int
     bytes: int
     sha256: str
+
+    @classmethod
+    def of(cls, path: Path, name: str, rows: int) -> StoredFile:
+        """The entry of a whole local file under the name that it will have."""
+        return cls(path=name, rows=rows, bytes=path.stat().st_size, sha256=file_sha256(path))
 
 
 @dataclass(frozen=True, kw_only=True)

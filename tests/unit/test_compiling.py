@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +11,7 @@ from kfp_llm_batch.engine.compiling import CompileRecord, reason_to_compile
 from kfp_llm_batch.engine.decisions import JobFacts
 from kfp_llm_batch.engine.devices import ON_CPU
 from kfp_llm_batch.engine.kv_cache import BatchSizes, memory_for_kv
-from kfp_llm_batch.engine.planning import compile_record, plan_job
+from kfp_llm_batch.engine.planning import plan_job
 from kfp_llm_batch.engine.settings import choose_dtype, plan_settings
 from kfp_llm_batch.engine.shares import place
 from kfp_llm_batch.errors import StorageError
@@ -85,13 +86,18 @@ def plan(requests, options=None, *, is_compiled=False, machine=MACHINE, longest=
     return settings.argument_values()
 
 
+def a_model(folder):
+    return Model(uri="m", engine="vllm", folder=folder, revision=None, digest="digest", facts=MODEL)
+
+
 def test_a_short_job_does_not_compile_and_a_long_one_does():
     assert plan(50)["enforce_eager"]
     assert not plan(100_000)["enforce_eager"]
 
 
 def test_jobs_of_like_size_share_what_is_compiled(tmp_path):
-    record = CompileRecord(dataclasses.replace(MACHINE, cache_folder=str(tmp_path)), "/model", "digest")
+    machine, model = dataclasses.replace(MACHINE, cache_folder=str(tmp_path)), a_model(Path("/model"))
+    record = CompileRecord(machine, model)
     first = plan(300, is_compiled=True)
     assert not first["enforce_eager"]
     assert not record.holds(first)
@@ -99,10 +105,9 @@ def test_jobs_of_like_size_share_what_is_compiled(tmp_path):
     assert record.holds(plan(1_000, is_compiled=True, longest=200))
     assert not record.holds(plan(1_000, is_compiled=True, longest=600))
     assert not record.holds(plan(1_000, {"dtype": "float32"}, is_compiled=True))
-    for other in (("/model", "other"), ("/elsewhere", "digest")):
-        assert not CompileRecord(dataclasses.replace(MACHINE, cache_folder=str(tmp_path)), *other).holds(first)
-    unlike = dataclasses.replace(MACHINE, cache_folder=str(tmp_path), instruction_digest="def")
-    assert not CompileRecord(unlike, "/model", "digest").holds(first)
+    for other in ({"digest": "other"}, {"folder": Path("/elsewhere")}):
+        assert not CompileRecord(machine, dataclasses.replace(model, **other)).holds(first)
+    assert not CompileRecord(dataclasses.replace(machine, instruction_digest="def"), model).holds(first)
 
 
 def test_options_win_over_the_break_even_and_over_standard_sizes():
@@ -123,7 +128,7 @@ def test_standard_sizes_are_not_taken_where_their_cache_does_not_fit():
 
 def test_a_job_gets_the_plan_for_what_is_compiled_here(tmp_path):
     machine = dataclasses.replace(MACHINE, cache_folder=str(tmp_path))
-    model = Model(uri="m", engine="vllm", folder=tmp_path, revision=None, digest="digest", facts=MODEL)
+    model = a_model(tmp_path)
     job = JobFacts(requests=1_000, longest_prompt_tokens=300, mean_prompt_tokens=100.0, max_tokens=128)
     placement = place(machine, MODEL, job.requests, ON_CPU, {"engines": 1})
 
@@ -132,14 +137,14 @@ def test_a_job_gets_the_plan_for_what_is_compiled_here(tmp_path):
 
     before = plan_it()
     assert (before.value, before.reason.split(" and ")[0]) == (True, "compiling takes 110 s")
-    compile_record(machine, model).add(plan(1_000, is_compiled=True))
+    CompileRecord(machine, model).add(plan(1_000, is_compiled=True))
     after = plan_it()
     assert (after.value, after.reason.split(" and ")[0]) == (False, "loading compiled code takes 4 s")
 
 
 def test_a_record_that_cannot_be_written_is_a_clear_error(tmp_path):
     (tmp_path / "file").touch()
-    record = CompileRecord(dataclasses.replace(MACHINE, cache_folder=str(tmp_path / "file")), "/model")
+    record = CompileRecord(dataclasses.replace(MACHINE, cache_folder=str(tmp_path / "file")), a_model(tmp_path))
     with pytest.raises(StorageError, match="Could not write"):
         record.add({})
 

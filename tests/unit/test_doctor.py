@@ -7,8 +7,8 @@ import sys
 import pytest
 
 from kfp_llm_batch.cli.doctor import print_report
+from kfp_llm_batch.engine.compiling import CompileRecord
 from kfp_llm_batch.engine.decisions import JobFacts
-from kfp_llm_batch.engine.planning import compile_record
 from kfp_llm_batch.engine.settings import choose_dtype, plan_settings
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.machine import read_machine
@@ -95,7 +95,7 @@ def test_the_plan_is_that_of_a_job_after_others_have_compiled(model, capsys):
     job = JobFacts(requests=10**12, longest_prompt_tokens=100, mean_prompt_tokens=100, max_tokens=50)
     dtype = choose_dtype("auto", found.facts)
     settings = plan_settings(machine, found.facts, job, dtype, {}, is_compiled=True)
-    compile_record(machine, found).add(settings.argument_values())
+    CompileRecord(machine, found).add(settings.argument_values())
     report(model, as_json=True, rows=10**12)
     eager = json.loads(capsys.readouterr().out)["arguments"]["enforce_eager"]
     assert eager["value"] is False

@@ -12,6 +12,7 @@ from kfp_llm_batch.disk import writing
 from kfp_llm_batch.engine.devices import installed_version, vllm_version
 from kfp_llm_batch.engine.threads import engine_threads
 from kfp_llm_batch.machine import Machine
+from kfp_llm_batch.models.resolving import Model
 
 EAGER_FLOPS_PER_CORE: Mapping[str, float] = {"AMX-BF16": 260e9, "AVX512-BF16": 105e9}
 """Of a whole job, not of the matrix products alone; with 135 million parameters on two cores, within a third."""
@@ -55,12 +56,7 @@ def reason_to_compile(machine: Machine, flops: float, *, is_compiled: bool, free
 
 
 def saved_seconds(machine: Machine, flops: float) -> float:
-    """What compiled code saves of a job.
-
-    Args:
-        machine: Where the job runs.
-        flops: Of all its tokens.
-    """
+    """What compiled code saves of a job of so many floating-point operations."""
     return saved_share(machine) * eager_seconds(machine, flops)
 
 
@@ -70,12 +66,7 @@ def saved_share(machine: Machine) -> float:
 
 
 def eager_seconds(machine: Machine, flops: float) -> float:
-    """How long one engine takes without compiled code.
-
-    Args:
-        machine: Where it runs.
-        flops: Of all its tokens.
-    """
+    """How long one engine takes for so many floating-point operations without compiled code."""
     speed = EAGER_FLOPS_PER_CORE.get(machine.instruction_set, OTHER_FLOPS_PER_CORE)
     return flops / (speed * engine_threads(machine))
 
@@ -85,12 +76,12 @@ class CompileRecord:
 
     Args:
         machine: Its cache folder is kept apart by instruction set, since compiled code is for one alone.
-        model: Where it is, which vLLM's own key holds as well, and the digest of its weights and configuration.
+        model: Known by where it is, which vLLM's own key holds as well, and by its digest.
     """
 
-    def __init__(self, machine: Machine, *model: str) -> None:
+    def __init__(self, machine: Machine, model: Model) -> None:
         self._folder = Path(machine.engine_cache) / "compiled"
-        self._model = model
+        self._model = [str(model.folder), model.digest]
 
     def holds(self, arguments: Mapping[str, Any]) -> bool:
         """Whether an engine with these arguments was compiled."""

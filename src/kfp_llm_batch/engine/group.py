@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import itertools
 import multiprocessing.connection
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Self
 
+from kfp_llm_batch import termination
 from kfp_llm_batch.engine.messages import EngineReady, EngineSpecification, FinishedRequest, GenerationRequest
 from kfp_llm_batch.engine.supervisor import EngineSupervisor
 
@@ -23,14 +24,10 @@ class EngineGroup:
     Args:
         kind: `vllm` or `echo`.
         environments: Variables of each engine's process, which starts with the group.
-        check: Called about every second; what it raises ends the run.
     """
 
-    def __init__(
-        self, kind: str, environments: Sequence[Mapping[str, str]], check: Callable[[], None] = lambda: None
-    ) -> None:
-        self._engines = [EngineSupervisor(kind, dict(environment), check) for environment in environments]
-        self._check = check
+    def __init__(self, kind: str, environments: Sequence[Mapping[str, str]]) -> None:
+        self._engines = [EngineSupervisor(kind, environment) for environment in environments]
         self._tokens = [0] * len(self._engines)
         """Of the requests that each engine has."""
         self._owners: dict[int, tuple[int, int]] = {}
@@ -98,8 +95,9 @@ class EngineGroup:
 
         Raises:
             EngineError: An engine cannot be kept running.
+            InterruptedRunError: SIGTERM has come.
         """
-        self._check()
+        termination.check()
         multiprocessing.connection.wait([engine.connection for engine in self._engines], timeout_seconds)
         finished = [entry for engine in self._engines for entry in engine.receive()]
         for entry in finished:

@@ -33,7 +33,7 @@ def plan_job(
         return plan_settings(machine, model.facts, part, dtype, options, device=device, is_compiled=is_compiled)
 
     settings = plan(is_compiled=True)
-    if not compile_record(machine, model).holds(settings.argument_values()):
+    if not CompileRecord(machine, model).holds(settings.argument_values()):
         settings = plan(is_compiled=False)
     return dataclasses.replace(settings, choices={**settings.choices, "engines": placement.engines})
 
@@ -47,8 +47,3 @@ def plan_here(machine: Machine, model: Model, job: JobFacts, options: Mapping[st
     device = choose_device("auto", machine, installed_build())
     placement = place(machine, model.facts, job.requests, device, options)
     return plan_job(placement, model, job, choose_dtype("auto", model.facts), options)
-
-
-def compile_record(machine: Machine, model: Model) -> CompileRecord:
-    """What was compiled of a model on such a machine."""
-    return CompileRecord(machine, str(model.folder), model.digest)

@@ -9,11 +9,12 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Self
 
+from kfp_llm_batch import termination
 from kfp_llm_batch.engine.messages import (
     EngineFailed,
     EngineReady,
@@ -52,7 +53,7 @@ class EngineProcess:
         environment: Variables that must be there before the interpreter starts, such as OMP_NUM_THREADS.
     """
 
-    def __init__(self, kind: str, environment: dict[str, str]) -> None:
+    def __init__(self, kind: str, environment: Mapping[str, str]) -> None:
         self._kind = kind
         self._environment = environment
 
@@ -86,17 +87,15 @@ class EngineProcess:
         with contextlib.suppress(OSError):  # an engine that has ended is found out by `finish_load`
             self.connection.send(specification)
 
-    def finish_load(self, check: Callable[[], None] = lambda: None) -> EngineReady:
+    def finish_load(self) -> EngineReady:
         """Block until the weights are loaded.
-
-        Args:
-            check: Called every second; what it raises ends the wait.
 
         Raises:
             EngineError: The engine could not start; the message holds the end of its log.
+            InterruptedRunError: SIGTERM has come.
         """
         while not self.connection.poll(1.0):
-            check()
+            termination.check()
         message = self._receive()
         if not isinstance(message, EngineReady):
             raise EngineError("The engine sent an answer before it was ready")

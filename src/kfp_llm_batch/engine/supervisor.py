@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from multiprocessing.connection import Connection
 from typing import Self
 
@@ -31,16 +31,9 @@ class EngineSupervisor:
     Args:
         kind: `vllm` or `echo`.
         environment: Variables of the engine's process.
-        check: Called about every second; what it raises ends the run.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        environment: dict[str, str],
-        check: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._check = check
+    def __init__(self, kind: str, environment: Mapping[str, str]) -> None:
         self._kind = kind
         self._environment = environment
         self._hang_seconds = float(os.environ.get(HANG_SECONDS_VARIABLE, DEFAULT_HANG_SECONDS))
@@ -53,8 +46,7 @@ class EngineSupervisor:
         """From each death to the moment when the engine was ready again."""
 
     def __enter__(self) -> Self:
-        self._engine = EngineProcess(self._kind, self._environment)
-        self._engine.__enter__()
+        self._engine = EngineProcess(self._kind, self._environment).__enter__()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -75,7 +67,7 @@ class EngineSupervisor:
         Raises:
             EngineError: The engine could not start.
         """
-        ready = self._engine.finish_load(self._check)
+        ready = self._engine.finish_load()
         self._heard_at = time.monotonic()
         return ready
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from kfp_llm_batch.disk import writing
+from kfp_llm_batch.engine.compiling import CompileRecord
 from kfp_llm_batch.engine.decisions import JobFacts
 from kfp_llm_batch.engine.group import EngineGroup
 from kfp_llm_batch.engine.messages import EngineSpecification
-from kfp_llm_batch.engine.planning import compile_record
 from kfp_llm_batch.engine.settings import choose_dtype, plan_settings
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.machine import Machine, read_machine
@@ -54,21 +54,16 @@ def warm(config: WarmingConfig, folder: Path) -> dict[str, str]:
     if not machine.has_compiler:
         raise ConfigurationError("There is no C++ compiler here, and without one nothing can be compiled")
     model = resolve_model(config.model_uri, config.model_revision)
-    job = JobFacts(
-        requests=1,
-        longest_prompt_tokens=config.longest_request_tokens - 1,
-        mean_prompt_tokens=config.longest_request_tokens - 1,
-        max_tokens=1,
-    )
+    longest = config.longest_request_tokens - 1
+    job = JobFacts(requests=1, longest_prompt_tokens=longest, mean_prompt_tokens=longest, max_tokens=1)
     options = {**config.engine_options, "enforce_eager": False}
-    dtype = choose_dtype(config.engine_dtype, model.facts)
-    settings = plan_settings(machine, model.facts, job, dtype, options)
+    settings = plan_settings(machine, model.facts, job, choose_dtype(config.engine_dtype, model.facts), options)
     arguments = settings.argument_values()
     _LOG.info("Compiling %s for %s; this takes some minutes.", model.uri, machine.instruction_set)
     with EngineGroup(model.engine, [settings.environment_values()]) as engine:
         ready = engine.load(EngineSpecification(model_path=str(model.folder), arguments=arguments))
     _LOG.info("Compiled in %.0f s.", ready.load_seconds)
-    compile_record(machine, model).add(arguments)
+    CompileRecord(machine, model).add(arguments)
     return {"model": model.uri, "instruction_set": machine.instruction_set, **ready.versions}
 
 

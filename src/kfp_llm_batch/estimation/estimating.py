@@ -17,11 +17,11 @@ import numpy as np
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
 from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.engine import endpoint
-from kfp_llm_batch.engine.compiling import COLD_SECONDS, saved_share
+from kfp_llm_batch.engine.compiling import COLD_SECONDS, CompileRecord, saved_share
 from kfp_llm_batch.engine.decisions import EngineSettings
 from kfp_llm_batch.engine.kv_cache import kv_bytes_per_token
 from kfp_llm_batch.engine.messages import EngineSpecification
-from kfp_llm_batch.engine.planning import compile_record, plan_job
+from kfp_llm_batch.engine.planning import plan_job
 from kfp_llm_batch.engine.settings import choose_dtype
 from kfp_llm_batch.engine.shares import Placement
 from kfp_llm_batch.errors import ConfigurationError
@@ -106,7 +106,7 @@ def estimate(dataset: DatasetConfig, generation: GenerationConfig, config: Estim
         model, machine = resolve_model(generation.model_uri, generation.model_revision), read_machine()
         placement = choose_placement(generation, prompts, model, machine)
         begun = time.monotonic()
-        with make_engines(generation, model, placement, lambda: None) as engine:
+        with make_engines(generation, model, placement) as engine:
             sample = draw_sample(prompts, make_preparer(generation, model))
             job = _Job(generation=generation, model=model, placement=placement, sample=sample)
             engine.load(job.specification())
@@ -146,7 +146,7 @@ class _Job:
     def must_compile(self) -> bool:
         """Whether the run will compile the model, which the probe does not wait for."""
         arguments = self.settings.argument_values()
-        return self.is_compiled and not compile_record(read_machine(), self.model).holds(arguments)
+        return self.is_compiled and not CompileRecord(read_machine(), self.model).holds(arguments)
 
     @cached_property
     def work(self) -> Work:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import logging
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from kfp_llm_batch import termination
@@ -49,22 +48,21 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
     Raises:
         BatchError: See errors.py.
     """
-    deadline = Deadline(config.max_duration_seconds)
-    prompts = Prompts(prompts_folder)
+    deadline, prompts = Deadline(config.max_duration_seconds), Prompts(prompts_folder)
     if config.output_uri:
         check_destination(config.output_uri)
     checkpoint = Checkpoint(config.effective_checkpoint_uri) if config.effective_checkpoint_uri else None
-    shared, origin = shared_answers(config), _origin(config, prompts)
-    # Of many shards, each would read them all: they were handed out when the dataset was split.
-    found = None if config.is_shard else shared
-    model = resolve_model(config.model_uri, config.model_revision)
-    machine, codes = read_machine(), config.retry_error_codes
+    shared = shared_answers(config)
+    model, machine = resolve_model(config.model_uri, config.model_revision), read_machine()
     placement = choose_placement(config, prompts, model, machine)
+    budget = ErrorBudget(
+        config.max_error_rate, config.rows_of_all_shards or prompts.manifest.rows, is_shard=config.is_shard
+    )
     with (
         rare_garbage_collection(),
         termination.Termination(),
         tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder,
-        make_engines(config, model, placement, termination.check) as engine,
+        make_engines(config, model, placement) as engine,
     ):
         run = GenerationRun(
             config=config,
@@ -74,22 +72,36 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
             placement=placement,
             engine=engine,
             preparer=make_preparer(config, model),
-            writer=PartWriter(result_folder, prompts),
-            budget=_budget(config, prompts),
+            writer=PartWriter(result_folder, prompts, budget.count),
+            budget=budget,
             deadline=deadline,
-            earlier=EarlierResult(config.retry_of, Path(folder), codes) if config.retry_of else None,
-            origin=origin,
+            earlier=_earlier_result(config, Path(folder)),
+            origin=_origin(config, prompts),
         )
-        index = RowIndex() if any(source.part_names() for source in (checkpoint, found) if source) else None
-        survey = run.survey(index)
-        if existing := _same_result(run, survey):
-            return fetch_result(existing, result_folder)
-        run.take_over(survey, checkpoint, found, index)
-        manifest = run.answer(survey)
-        if shared:
-            share_answers(shared, result_folder, manifest.parts, origin.provenance(manifest.created_at))
-    manifest.save(result_folder)
+        return _result(run, checkpoint, shared, result_folder)
+
+
+def _result(
+    run: GenerationRun, checkpoint: Checkpoint | None, shared: Checkpoint | None, folder: Path
+) -> ResultManifest:
+    # Of many shards, each would read all that is shared: it was handed out when the dataset was split.
+    sources = [source for source in (checkpoint, None if run.config.is_shard else shared) if source]
+    index = RowIndex() if any(source.part_names() for source in sources) else None
+    survey = run.survey(index)
+    if existing := _same_result(run, survey):
+        return fetch_result(existing, folder)
+    run.take_over(survey, sources, index)
+    if checkpoint:
+        run.writer.keep_parts(checkpoint.save)
+    manifest = run.answer(survey)
+    if shared:
+        share_answers(shared, folder, manifest.parts, run.origin.provenance(manifest.created_at))
+    manifest.save(folder)
     return manifest
+
+
+def _earlier_result(config: GenerationConfig, folder: Path) -> EarlierResult | None:
+    return EarlierResult(config.retry_of, folder, config.retry_error_codes) if config.retry_of else None
 
 
 def _origin(config: GenerationConfig, prompts: Prompts) -> Origin:
@@ -110,20 +122,12 @@ def choose_placement(config: GenerationConfig, prompts: Prompts, model: Model, m
     return place(machine, model.facts, requests, device, config.engine_options)
 
 
-def make_engines(
-    config: GenerationConfig, model: Model, placement: Placement, check: Callable[[], None]
-) -> EngineGroup:
+def make_engines(config: GenerationConfig, model: Model, placement: Placement) -> EngineGroup:
     """One engine for each share, not started yet; an endpoint counts as one."""
     if endpoint.URL_OPTION in config.engine_options:
-        return EngineGroup(endpoint.KIND, [{}], check)
+        return EngineGroup(endpoint.KIND, [{}])
     environments = [engine_environment(share, placement.device, config.engine_options) for share in placement.shares]
-    return EngineGroup(model.engine, environments, check)
-
-
-def _budget(config: GenerationConfig, prompts: Prompts) -> ErrorBudget:
-    if config.rows_of_all_shards is None:
-        return ErrorBudget(config.max_error_rate, prompts.manifest.rows)
-    return ErrorBudget(config.max_error_rate, config.rows_of_all_shards, is_shard=True)
+    return EngineGroup(model.engine, environments)
 
 
 def make_preparer(config: GenerationConfig, model: Model) -> RowPreparer:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -29,8 +28,6 @@ MAX_SECONDS_PER_PART = 60.0
 KeepPart = Callable[[Path, StoredFile], None]
 WatchRow = Callable[[dict[str, Any]], None]
 
-_OWN_NAMES = [column.name for column in COMPLETION_FIELDS]
-
 
 def part_seconds(age_seconds: float) -> float:
     """How long a part may be open: a young run loses a third of its work at most, an old one writes few small parts.
@@ -47,9 +44,10 @@ class PartWriter:
     Args:
         folder: The result folder; gets `parts/` and `errors/`.
         prompts: Where the rows' source columns come from.
+        watch: Shown every finished row; may end the run by raising.
     """
 
-    def __init__(self, folder: Path, prompts: Prompts) -> None:
+    def __init__(self, folder: Path, prompts: Prompts, watch: WatchRow = lambda completion: None) -> None:
         self._folder = folder
         self._prompts = prompts
         self._schema = completions_schema(prompts.source_fields)
@@ -66,7 +64,7 @@ class PartWriter:
         self._first_row_at: float | None = None
         self._opened = 0.0
         self._keep_part: KeepPart | None = None
-        self._watch: WatchRow | None = None
+        self._watch = watch
         self.keys = Checksum()
         """Of the rows taken; a finished run has the same as its prompts."""
         self.rows_by_status: Counter[str] = Counter(dict.fromkeys(STATUSES, 0))
@@ -75,10 +73,6 @@ class PartWriter:
         """From now on hand every part to `keep` as soon as it is written."""
         self._keep_part = keep
         self._first_row_at = None  # rows until now were only taken over
-
-    def show_rows(self, watch: WatchRow) -> None:
-        """From now on show every finished row to `watch`, which may end the run by raising."""
-        self._watch = watch
 
     def add(self, row: int, completion: dict[str, Any]) -> None:
         """Take one finished row: its number in the prompts and our columns."""
@@ -94,8 +88,7 @@ class PartWriter:
         self.rows_by_status[completion["status"]] += 1
         self.num_prompt_tokens += completion["num_prompt_tokens"] or 0
         self.num_completion_tokens += completion["num_completion_tokens"]
-        if self._watch:
-            self._watch(completion)
+        self._watch(completion)
         if len(self._rows) >= ROWS_PER_PART or self._bytes >= BYTES_PER_PART:
             self.flush()
 
@@ -125,10 +118,7 @@ class PartWriter:
     def _write(self, table: pa.Table, name: str) -> StoredFile:
         with new_file(self._folder / name) as path:
             pq.write_table(table, path, compression="zstd")
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            size = path.stat().st_size
-        return StoredFile(path=name, rows=table.num_rows, bytes=size, sha256=digest)
+            return StoredFile.of(path, name, table.num_rows)
 
 
 def _size(output: dict[str, Any]) -> int:

@@ -15,7 +15,7 @@ import json
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -27,7 +27,7 @@ from kfp_llm_batch.generation.checkpoint import Checkpoint
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.parts import KeepPart
 from kfp_llm_batch.manifests import StoredFile
-from kfp_llm_batch.schemas import COMPLETION_FIELDS, FAULTY, PROVENANCE
+from kfp_llm_batch.schemas import COMPLETION_COLUMNS, FAULTY, PROVENANCE
 from kfp_llm_batch.storage.object_store import open_store
 from kfp_llm_batch.storage.uris import join_uri
 
@@ -46,21 +46,17 @@ def shared_answers(config: GenerationConfig) -> Checkpoint | None:
     """
     if not config.reuse_uri:
         return None
-    settings = _settings(config)
+    values = {
+        "model_uri": config.model_uri,
+        "model_revision": config.model_revision,
+        "sampling": dataclasses.asdict(config.sampling),
+    }
+    settings = (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
     digest = hashlib.sha256(settings).hexdigest()[:16]
     uri = join_uri(config.reuse_uri, digest)
     # Also proves, before hours of work, that answers can be written there.
     open_store(uri).write(_SETTINGS, settings, only_if_absent=True)
     return Checkpoint(uri)
-
-
-def _settings(config: GenerationConfig) -> bytes:
-    settings: dict[str, Any] = {
-        "model_uri": config.model_uri,
-        "model_revision": config.model_revision,
-        "sampling": dataclasses.asdict(config.sampling),
-    }
-    return (json.dumps(settings, indent=2, sort_keys=True) + "\n").encode()
 
 
 def share_answers(
@@ -89,7 +85,7 @@ def share_answers(
 
 
 def _own_answers(path: Path, provenance: Mapping[str, str | None]) -> pa.Table:
-    table = pq.read_table(path, columns=[column.name for column in COMPLETION_FIELDS])
+    table = pq.read_table(path, columns=list(COMPLETION_COLUMNS))
     is_answered = pc.invert(pc.is_in(table["status"], pa.array(FAULTY)))
     answers = table.filter(pc.and_(table["provenance"].is_null(), is_answered))
     index = answers.schema.get_field_index("provenance")
@@ -134,8 +130,5 @@ class AnswerWriter:
         if self._writer is None:
             return
         self._writer.close()
-        with self._path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = self._path.stat().st_size
-        self._keep(self._path, StoredFile(path=self._path.name, rows=self._rows, bytes=size, sha256=digest))
+        self._keep(self._path, StoredFile.of(self._path, self._path.name, self._rows))
         self._writer, self._rows = None, 0

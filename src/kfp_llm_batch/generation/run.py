@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import logging
 import platform
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from kfp_llm_batch import termination
 from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.engine import endpoint
+from kfp_llm_batch.engine.compiling import CompileRecord
 from kfp_llm_batch.engine.decisions import EngineSettings
 from kfp_llm_batch.engine.group import EngineGroup
 from kfp_llm_batch.engine.messages import EngineSpecification
-from kfp_llm_batch.engine.planning import compile_record, plan_job
+from kfp_llm_batch.engine.planning import plan_job
 from kfp_llm_batch.engine.settings import choose_dtype
 from kfp_llm_batch.engine.shares import Placement
 from kfp_llm_batch.errors import BatchError
@@ -36,7 +35,7 @@ from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.generation.preparation import RowPreparer
 from kfp_llm_batch.generation.progress import ProgressReport
 from kfp_llm_batch.generation.provenance import Origin
-from kfp_llm_batch.generation.survey import Survey, Surveyor, hashed_order
+from kfp_llm_batch.generation.survey import Survey, hashed_order, survey_rows
 from kfp_llm_batch.machine import Machine
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.models.resolving import Model
@@ -70,14 +69,8 @@ class GenerationRun:
     def survey(self, index: RowIndex | None) -> Survey:
         """First pass: render, tokenize and check every row; keep counts, and the keys if there is an index."""
         started = time.monotonic()
-        surveyor = Surveyor(
-            preparer=self.preparer,
-            budget=self.budget.again(),
-            earlier=self.earlier,
-            index=index,
-            check=termination.check,
-        )
-        survey = surveyor.run(self.prompts)
+        rows = self.preparer.prepare(self.prompts.batches())
+        survey = survey_rows(rows, self.budget.again(), self.earlier, index)
         _LOG.info(
             "%d rows, %d requests, %d rows invalid; prompts of %.0f tokens on average, %d at most.",
             survey.rows,
@@ -89,40 +82,38 @@ class GenerationRun:
         self._lap("prepare", started)
         return survey
 
-    def take_over(
-        self, survey: Survey, checkpoint: Checkpoint | None, shared: Checkpoint | None, index: RowIndex | None
-    ) -> None:
-        """Write the rows that have their answer from an earlier result, the checkpoint, or what runs share."""
-        self.writer.show_rows(self.budget.count)
+    def take_over(self, survey: Survey, sources: Sequence[Checkpoint], index: RowIndex | None) -> None:
+        """Write the rows that have their answer from an earlier result, or from parts that are kept elsewhere."""
         if self.earlier:
             for row, completion in self.earlier.completions():
                 self.writer.add(row, completion)
             self.writer.flush()
             _LOG.info("%d rows are taken over from %s.", survey.done.count(1), self.earlier.uri)
-        for source in (checkpoint, shared):
-            if source and index:
-                before = survey.done.count(1)
-                restore(source, self.prompts, index, survey.done, self.writer)
-                _LOG.info("%d rows have their answer from %s.", survey.done.count(1) - before, source.uri)
-        if checkpoint:
-            self.writer.keep_parts(checkpoint.save)
+        if index is None:
+            return
+        for source in sources:
+            before = survey.done.count(1)
+            restore(source, self.prompts, index, survey.done, self.writer)
+            _LOG.info("%d rows have their answer from %s.", survey.done.count(1) - before, source.uri)
 
     def answer(self, survey: Survey) -> ResultManifest:
         """Second pass: generate what is not done, and account for every row."""
         dtype = choose_dtype(self.config.engine_dtype, self.model.facts)
-        options = self.config.engine_options
-        settings = plan_job(self.placement, self.model, survey.job(), dtype, options)
+        settings = plan_job(self.placement, self.model, survey.job(), dtype, self.config.engine_options)
         self._expect(survey)
-        with _keeping_finished_rows(self.writer):
-            answers = self._pending_answers(survey)
-            if rows := survey.rows - survey.faults - survey.done.count(1):
+        answers, rows = self._pending_answers(survey), survey.rows - survey.faults - survey.done.count(1)
+        try:
+            if rows:
                 self._generate(settings, answers, rows)
             else:
                 deque(answers, maxlen=0)  # only invalid rows are left, which go to the writer by themselves
-            self.writer.flush()
-            if rows and not self.writer.keys.count:
-                self.deadline.check_before_first_answer()
-            self.budget.check_finished(self.writer.keys.count)
+        except BatchError:
+            self.writer.flush()  # the next run then has the rows that are finished
+            raise
+        self.writer.flush()
+        if rows and not self.writer.keys.count:
+            self.deadline.check_before_first_answer()
+        self.budget.check_finished(self.writer.keys.count)
         return self._manifest(survey, settings)
 
     def _expect(self, survey: Survey) -> None:
@@ -134,17 +125,15 @@ class GenerationRun:
             _LOG.info("About %.0f s are expected, by %s.", seconds["expected"], self.estimate["basis"])
 
     def _pending_answers(self, survey: Survey) -> Iterator[PendingAnswer]:
-        if not self.deadline.is_set:
-            return pending_answers(
-                self.preparer.prepare(self.prompts.batches()), self.writer, survey.done, ROWS_PER_WINDOW
-            )
-        # Ordered for the engine, long prompts would be first, and the part answered no fair sample.
-        batches = self.prompts.batches_in(hashed_order(self.prompts))
-        return pending_answers(self.preparer.prepare(batches), self.writer, survey.done, rows_per_window=1)
+        batches, rows_per_window = self.prompts.batches(), ROWS_PER_WINDOW
+        if self.deadline.is_set:
+            # Ordered for the engine, long prompts would be first, and the part answered no fair sample.
+            batches, rows_per_window = self.prompts.batches_in(hashed_order(self.prompts)), 1
+        return pending_answers(self.preparer.prepare(batches), self.writer, survey.done, rows_per_window)
 
     def _generate(self, settings: EngineSettings, answers: Iterator[PendingAnswer], rows: int) -> None:
         arguments, engine, started = settings.argument_values(), self.engine, time.monotonic()
-        record = compile_record(self.machine, self.model)
+        record = CompileRecord(self.machine, self.model)
         does_compile = self.model.engine == "vllm" and not arguments.get("enforce_eager", True)
         is_compiled = does_compile and record.holds(arguments)
         _LOG.info("Loading the model: %s.", self._place_in_words(settings))
@@ -198,7 +187,7 @@ class GenerationRun:
         return False
 
     def _manifest(self, survey: Survey, settings: EngineSettings) -> ResultManifest:
-        writer = self.writer
+        model, writer = self.model, self.writer
         return ResultManifest(
             created_at=datetime.now(UTC).isoformat(timespec="seconds"),
             output_format="parquet",
@@ -213,7 +202,7 @@ class GenerationRun:
             parts=tuple(writer.parts),
             errors=tuple(writer.errors),
             dataset=self.prompts.manifest.facts,
-            model={"uri": self.model.uri, "revision": self.model.revision, "digest": self.model.digest},
+            model={"uri": model.uri, "revision": model.revision, "digest": model.digest},
             sampling=dataclasses.asdict(self.config.sampling),
             engine=settings.as_dict(),
             versions={
@@ -228,13 +217,3 @@ class GenerationRun:
             timings_seconds=self.seconds,
             estimate=self.estimate,
         )
-
-
-@contextlib.contextmanager
-def _keeping_finished_rows(writer: PartWriter) -> Iterator[None]:
-    """When the run ends early, write the rows that are finished, so that the next run has them."""
-    try:
-        yield
-    except BatchError:
-        writer.flush()
-        raise

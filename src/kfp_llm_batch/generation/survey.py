@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
 
+from kfp_llm_batch import termination
 from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.engine.decisions import JobFacts
 from kfp_llm_batch.generation.answers import invalid_completion
 from kfp_llm_batch.generation.checkpoint import RowIndex
 from kfp_llm_batch.generation.earlier_result import EarlierResult
 from kfp_llm_batch.generation.error_budget import ErrorBudget
-from kfp_llm_batch.generation.preparation import PreparedRow, RowPreparer
+from kfp_llm_batch.generation.preparation import PreparedRow
 from kfp_llm_batch.hashes import hash_texts
 from kfp_llm_batch.manifests import Checksum
 from kfp_llm_batch.row_log import RowLog
@@ -65,49 +66,37 @@ class Survey:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Surveyor:
-    """Renders, tokenizes and checks every row once.
+def survey_rows(
+    batches: Iterable[list[PreparedRow]], budget: ErrorBudget, earlier: EarlierResult | None, index: RowIndex | None
+) -> Survey:
+    """Look at every row once.
 
     Args:
-        preparer: Turns rows into requests.
+        batches: All rows.
         budget: More invalid rows than it allows end the run here.
         earlier: The result whose rows are taken over.
         index: Told of the request key of every row.
-        check: Called before each batch; what it raises ends the pass.
+
+    Raises:
+        DataError: Too many rows are invalid, or all.
+        InterruptedRunError: SIGTERM has come.
     """
-
-    preparer: RowPreparer
-    budget: ErrorBudget
-    earlier: EarlierResult | None
-    index: RowIndex | None
-    check: Callable[[], None]
-
-    def run(self, prompts: Prompts) -> Survey:
-        """Survey all rows.
-
-        Raises:
-            DataError: Too many rows are invalid, or all.
-        """
-        survey, log = Survey(), RowLog("Checked")
-        for batch in self.preparer.prepare(prompts.batches()):
-            self.check()
-            for row in batch:
-                self._add(row, survey)
-            if self.index:
-                self.index.add([row.request_key for row in batch])
-            log.log(survey.rows)
-        self.budget.check_finished(survey.rows)
-        return survey
-
-    def _add(self, row: PreparedRow, survey: Survey) -> None:
-        key = self.earlier.claim(row.row_id, row.row) if self.earlier else None
-        if key is not None:
-            survey.take_over(row.row_id, key)
-            return
-        survey.add(row)
-        if row.fault:
-            self.budget.count(invalid_completion(row))
+    survey, log = Survey(), RowLog("Checked")
+    for batch in batches:
+        termination.check()
+        for row in batch:
+            key = earlier.claim(row.row_id, row.row) if earlier else None
+            if key is not None:
+                survey.take_over(row.row_id, key)
+                continue
+            survey.add(row)
+            if row.fault:
+                budget.count(invalid_completion(row))
+        if index:
+            index.add([row.request_key for row in batch])
+        log.log(survey.rows)
+    budget.check_finished(survey.rows)
+    return survey
 
 
 def hashed_order(prompts: Prompts) -> npt.NDArray[np.int64]:
