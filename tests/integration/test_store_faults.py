@@ -134,12 +134,12 @@ class Outage(threading.Thread):
         finally:
             self._begin()
         time.sleep(PATIENCE_SECONDS + 1)
-        self._store.start()
+        self._store.__enter__()
 
     def _begin(self) -> None:
         assert self._store._process
         os.killpg(self._store._process.pid, signal.SIGKILL)
-        self._store.stop()
+        self._store.__exit__()
         self.has_begun.set()
 
     def __enter__(self) -> Self:

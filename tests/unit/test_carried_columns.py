@@ -3,7 +3,7 @@
 import pyarrow as pa
 import pytest
 
-from kfp_llm_batch.results.carried_columns import rows_that_differ
+from kfp_llm_batch.results.carried_columns import json_column, rows_that_differ
 
 NAN = float("nan")
 
@@ -27,4 +27,5 @@ def test_nan_equals_nan_and_nothing_else(kind, left, right, differing):
 
 
 def test_json_values_are_equal_in_kind_as_well():
-    assert rows_that_differ([1, 1, 1, None, {"a": 1}], [1, 1.0, True, 0, {"a": "1"}]) == [1, 2, 3, 4]
+    left, right = json_column([1, 1, 1, None, {"a": 1}]), json_column([1, 1.0, True, 0, {"a": "1"}])
+    assert rows_that_differ(left, right) == [1, 2, 3, 4]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kfp_llm_batch.errors import DataError, InterruptedRunError
-from kfp_llm_batch.workers import Workers
+from kfp_llm_batch.workers import worker_map
 
 
 def squarer(most: int) -> Callable[[int], tuple[int, int]]:
@@ -25,9 +25,9 @@ def squarer(most: int) -> Callable[[int], tuple[int, int]]:
 
 
 def test_results_are_in_the_order_of_the_tasks_and_of_several_processes():
-    with Workers(3, squarer, 10**6) as workers:
-        results = list(workers.map(range(100)))
-        assert list(workers.map([])) == []
+    with worker_map(3, squarer, 10**6) as results_of:
+        results = list(results_of(range(100)))
+        assert list(results_of([])) == []
     assert [square for square, _ in results] == [number**2 for number in range(100)]
     assert len({process for _, process in results} - {os.getpid()}) == 3
 
@@ -40,28 +40,31 @@ def test_tasks_are_taken_one_a_process_ahead():
             taken.append(number)
             yield number
 
-    with Workers(2, squarer, 10**6) as workers:
-        next(workers.map(tasks()))
+    with worker_map(2, squarer, 10**6) as results_of:
+        next(results_of(tasks()))
         assert len(taken) == 3
 
 
 def test_an_error_is_raised_here_after_the_results_before_it():
-    with Workers(2, squarer, 5) as workers:
-        results = workers.map(range(10))
+    with worker_map(2, squarer, 5) as results_of:
+        results = results_of(range(10))
         assert [next(results)[0] for _ in range(6)] == [number**2 for number in range(6)]
         with pytest.raises(DataError, match=r"too large\. Received: 6"):
             next(results)
 
 
 def test_a_process_that_is_killed_ends_the_work():
-    with Workers(2, squarer, 5) as workers, pytest.raises(InterruptedRunError, match=r"killed by SIGKILL.*memory"):
-        list(workers.map([1, -1, 2, 3]))
+    with (
+        worker_map(2, squarer, 5) as results_of,
+        pytest.raises(InterruptedRunError, match=r"killed by SIGKILL.*memory"),
+    ):
+        list(results_of([1, -1, 2, 3]))
 
 
 def test_no_process_outlives_the_one_that_started_it():
     code = (
-        "import time; from kfp_llm_batch.workers import Workers\n"
-        "with Workers(1, int) as workers:\n"
+        "import time; from kfp_llm_batch.workers import worker_map\n"
+        "with worker_map(1, int) as results_of:\n"
         "    print(workers._workers[0]._process.pid, flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:

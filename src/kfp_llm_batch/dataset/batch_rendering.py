@@ -20,7 +20,7 @@ from kfp_llm_batch.manifests import Checksum
 from kfp_llm_batch.row_ids import RowIds
 from kfp_llm_batch.schemas import PROMPT_FIELDS, check_source_columns
 from kfp_llm_batch.storage.uris import redact
-from kfp_llm_batch.workers import Workers, worker_count
+from kfp_llm_batch.workers import worker_count, worker_map
 
 _BATCHES_ALONE = 20
 """Fewer are done before other processes have started."""
@@ -72,8 +72,8 @@ class BatchRenderer:
         if (number := worker_count()) == 1:
             yield from map(self, tasks)
             return
-        with Workers[NumberedSourceBatch, RenderedBatch](number, BatchRenderer, *self._arguments) as workers:
-            yield from workers.map(tasks)
+        with worker_map(number, BatchRenderer, *self._arguments) as render_all:
+            yield from render_all(tasks)
 
     def __call__(self, task: NumberedSourceBatch) -> RenderedBatch:
         """Render one batch.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,12 +84,8 @@ def _chosen_split(config: DatasetConfig, splits: Any) -> Any:
 
 def _source(config: DatasetConfig, dataset: Any, format_name: str, revision: str) -> DatasetSource:
     schema = _schema(config, dataset)
-    return DatasetSource(
-        format=format_name,
-        revision=revision,
-        schema=schema,
-        batches=lambda: _batches(config, dataset, schema),
-    )
+    batches = functools.partial(_batches, config, dataset, schema)
+    return DatasetSource(format=format_name, revision=revision, schema=schema, batches=batches)
 
 
 def _schema(config: DatasetConfig, dataset: Any) -> pa.Schema:

@@ -61,24 +61,20 @@ def digest(files: list[DataFile]) -> str:
 
 def _local(uri: str, path: Path) -> Listing:
     try:
-        return _local_listing(uri, path)
+        if path.is_file():
+            return Listing(names=(path.name,), is_folder=False, fetch=_local_fetch(path.parent))
+        if path.is_dir():
+            return _checked(uri, Listing(names=_walk(path), is_folder=True, fetch=_local_fetch(path)))
+        root, pattern = _split_wildcard(path.as_posix())
+        if pattern is None:
+            raise ConfigurationError(f"{uri} does not exist", remedy="Check dataset_uri and what is mounted.")
+        depth = math.inf if "**" in path.as_posix() else len(path.parts) - len(Path(root).parts)
+        names = tuple(name for name in _walk(Path(root), depth) if pattern.fullmatch(name))
+        return _checked(uri, Listing(names=names, is_folder=False, fetch=_local_fetch(Path(root))))
     except OSError as error:
         raise ConfigurationError(
             f"{uri[:200]} cannot be opened: {error.strerror}", remedy="Check dataset_uri and the rights to it."
         ) from error
-
-
-def _local_listing(uri: str, path: Path) -> Listing:
-    if path.is_file():
-        return Listing(names=(path.name,), is_folder=False, fetch=_local_fetch(path.parent))
-    if path.is_dir():
-        return _checked(uri, Listing(names=_walk(path), is_folder=True, fetch=_local_fetch(path)))
-    root, pattern = _split_wildcard(path.as_posix())
-    if pattern is None:
-        raise ConfigurationError(f"{uri} does not exist", remedy="Check dataset_uri and what is mounted.")
-    depth = math.inf if "**" in path.as_posix() else len(path.parts) - len(Path(root).parts)
-    names = tuple(name for name in _walk(Path(root), depth) if pattern.fullmatch(name))
-    return _checked(uri, Listing(names=names, is_folder=False, fetch=_local_fetch(Path(root))))
 
 
 def _walk(folder: Path, depth: float = math.inf) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from kfp_llm_batch.errors import DataError
 from kfp_llm_batch.manifests import FILE_NAME, PromptsManifest
-from kfp_llm_batch.schemas import PROMPT_FIELDS, source_fields
+from kfp_llm_batch.schemas import PROMPT_COLUMNS, source_fields
 
 ROWS_PER_SHUFFLED_BATCH = 256
 
@@ -73,10 +73,9 @@ class Prompts:
         Args:
             order: Every row's number.
         """
-        names = [field.name for field in PROMPT_FIELDS]
         for start in range(0, len(order), ROWS_PER_SHUFFLED_BATCH):
             numbers = np.sort(order[start : start + ROWS_PER_SHUFFLED_BATCH]).tolist()
-            (batch,) = self.columns(names, numbers).combine_chunks().to_batches()
+            (batch,) = self.columns(PROMPT_COLUMNS, numbers).combine_chunks().to_batches()
             yield numbers, batch
 
     def source_columns(self, rows: Sequence[int]) -> pa.Table:

@@ -62,8 +62,9 @@ def _open(config: DatasetConfig, working_folder: Path) -> DatasetSource:
 
         return open_hub_dataset(config)
     listing = list_files(config.uri, working_folder)
-    if _is_saved(config, listing):
-        return _open_saved(config, listing)
+    marker = _saved_marker(listing)
+    if config.format == "saved" or (config.format == "auto" and marker is not None):
+        return _open_saved(config, listing, marker)
     if config.split is not None:
         raise ConfigurationError(
             f"{redact(config.uri)} has no splits",
@@ -92,24 +93,18 @@ def _fetched(
     return fetched
 
 
-def _is_saved(config: DatasetConfig, listing: Listing) -> bool:
-    return config.format == "saved" or (config.format == "auto" and _saved_marker(listing) is not None)
-
-
 def _saved_marker(listing: Listing) -> str | None:
     """The marker file's name relative to the listing, if the listing is a folder of `save_to_disk`."""
     names = {PurePosixPath(name) for name in listing.names} if listing.is_folder else set()
-    return next((str(name) for name in sorted(names) if name.name in _SAVED_MARKERS and _is_top(name, names)), None)
+    for name in sorted(names):
+        if name.name in _SAVED_MARKERS and all(name.parent in other.parents for other in names):
+            return str(name)
+    return None
 
 
-def _is_top(name: PurePosixPath, names: set[PurePosixPath]) -> bool:
-    return all(name.parent in other.parents for other in names)
-
-
-def _open_saved(config: DatasetConfig, listing: Listing) -> DatasetSource:
+def _open_saved(config: DatasetConfig, listing: Listing, marker: str | None) -> DatasetSource:
     from kfp_llm_batch.dataset.hub import open_saved_dataset
 
-    marker = _saved_marker(listing)
     if marker is None:
         raise ConfigurationError(
             f"{redact(config.uri)} is not a folder that datasets.save_to_disk wrote", allowed=_SAVED_MARKERS

@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import itertools
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,16 +18,13 @@ import pyarrow.parquet as pq
 from kfp_llm_batch.results.formats import BATCH_ROWS, json_rows
 from kfp_llm_batch.schemas import COMPLETION_COLUMNS
 
-Column: TypeAlias = pa.Array | list[Any]
-"""Of a Parquet part, or of JSON lines."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class PartRows:
     """Consecutive rows of a part."""
 
     row_ids: list[str]
-    columns: Mapping[str, Column] | None
+    columns: Mapping[str, pa.Array] | None
     """The carried ones; None in a format that carries none."""
 
 
@@ -42,30 +39,33 @@ def read_part(path: Path, output_format: str) -> Iterator[PartRows]:
                 yield PartRows(row_ids=[row["custom_id"] for row in rows], columns=None)
                 continue
             names = [name for name in rows[0] if name not in COMPLETION_COLUMNS]
-            columns = {name: [row[name] for row in rows] for name in names}
-            yield PartRows(row_ids=[row["row_id"] for row in rows], columns=columns)
+            yield PartRows(row_ids=[row["row_id"] for row in rows], columns=_json_columns(rows, names))
 
 
-def columns_in_format(table: pa.Table, output_format: str) -> Mapping[str, Column]:
+def columns_in_format(table: pa.Table, output_format: str) -> Mapping[str, pa.Array]:
     """Rows of the dataset, at least one, as a part in that format has them."""
     if not table.column_names:
         return {}
     (batch,) = _through_parquet(table).combine_chunks().to_batches()
     if output_format == "parquet":
         return dict(zip(batch.schema.names, batch.columns, strict=True))
-    rows = json_rows(batch)
-    return {name: [row[name] for row in rows] for name in batch.schema.names}
+    return _json_columns(json_rows(batch), batch.schema.names)
 
 
-def rows_that_differ(left: Column, right: Column) -> list[int]:
+def json_column(values: Iterable[Any]) -> pa.Array:
+    """Values as their JSON texts, since to Python True, 1 and 1.0 are equal."""
+    return pa.array(map(json.dumps, values), pa.string())
+
+
+def rows_that_differ(left: pa.Array, right: pa.Array) -> list[int]:
     """Positions of the rows in which two columns of one type and length differ; NaN equals NaN."""
-    if isinstance(left, list) or isinstance(right, list):
-        # As text, since to Python True, 1 and 1.0 are equal.
-        pairs = zip(left, right, strict=True)
-        return [index for index, (one, other) in enumerate(pairs) if json.dumps(one) != json.dumps(other)]
     if _alike(left, right):
         return []
     return [index for index in range(len(left)) if not _alike(left.slice(index, 1), right.slice(index, 1))]
+
+
+def _json_columns(rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, pa.Array]:
+    return {name: json_column(row[name] for row in rows) for name in names}
 
 
 def _parquet_rows(path: Path) -> Iterator[PartRows]:

@@ -18,7 +18,6 @@ from kfp_llm_batch.errors import ResultError
 from kfp_llm_batch.hashes import hash_texts
 from kfp_llm_batch.manifests import FILE_NAME, ResultManifest
 from kfp_llm_batch.results.carried_columns import (
-    Column,
     PartRows,
     columns_in_format,
     read_part,
@@ -204,13 +203,13 @@ class _Comparison:
         table = self._prompts.columns(self._names, numbers[order].tolist())
         return table.take(np.argsort(order)) if self._names else table
 
-    def _compare_columns(self, expected: Mapping[str, Column], batch: PartRows, places: npt.NDArray[np.int64]) -> None:
-        found = {name: _taken(column, places) for name, column in (batch.columns or {}).items()}
+    def _compare_columns(
+        self, expected: Mapping[str, pa.Array], batch: PartRows, places: npt.NDArray[np.int64]
+    ) -> None:
+        found = {name: column.take(pa.array(places)) for name, column in (batch.columns or {}).items()}
         if self._compared is None:
             self._columns = list(_column_problems(expected, found))
-            self._compared = [
-                name for name in expected if name in found and _kind(expected[name]) == _kind(found[name])
-            ]
+            self._compared = [name for name in expected if name in found and expected[name].type == found[name].type]
         differing: dict[int, list[str]] = {}
         for name in self._compared:
             for index in rows_that_differ(expected[name], found[name]):
@@ -242,25 +241,15 @@ class _Comparison:
             )
 
 
-def _column_problems(expected: Mapping[str, Column], found: Mapping[str, Column]) -> Iterator[str]:
+def _column_problems(expected: Mapping[str, pa.Array], found: Mapping[str, pa.Array]) -> Iterator[str]:
     for name, column in expected.items():
         if name not in found:
             yield f"column {name} of the dataset is not in the result"
-        elif (kind := _kind(found[name])) != _kind(column):
-            yield f"column {name} holds {kind} in the result, {_kind(column)} in the dataset"
+        elif (kind := found[name].type) != column.type:
+            yield f"column {name} holds {kind} in the result, {column.type} in the dataset"
     for name in found:
         if name not in expected:
             yield f"column {name} of the result is not in the dataset"
-
-
-def _kind(column: Column) -> pa.DataType | None:
-    return None if isinstance(column, list) else column.type
-
-
-def _taken(column: Column, places: npt.NDArray[np.int64]) -> Column:
-    if len(places) == len(column):
-        return column
-    return [column[place] for place in places] if isinstance(column, list) else column.take(pa.array(places))
 
 
 def _listed(count: int, words: str, names: Iterable[str]) -> str:

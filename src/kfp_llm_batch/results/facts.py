@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kfp_llm_batch.errors import first_line
-from kfp_llm_batch.results.formats import AUDITED, BATCH_ROWS, NOTES
+from kfp_llm_batch.results.formats import BATCH_ROWS, METADATA
 from kfp_llm_batch.schemas import COMPLETION_COLUMNS, COMPLETION_FIELDS, FAULTY, STATUSES, WARNING_CODES
 
 
@@ -54,7 +54,7 @@ class FactsBatch:
 
 
 def read_facts(path: Path, output_format: str) -> Iterator[FactsBatch]:
-    """The facts of all rows, a bounded number in memory at a time.
+    """The facts of all rows, a bounded number in memory at a time, once `read_columns` found its columns good.
 
     Raises:
         UnreadablePartError: The file is damaged or is none of that format.
@@ -94,19 +94,10 @@ def read_columns(path: Path, output_format: str) -> pa.Schema | frozenset[str] |
     """The columns of a part, for a comparison with those of another one; None if it has no rows to tell.
 
     Raises:
-        UnreadablePartError: The file is damaged or is none of that format.
+        UnreadablePartError: The file is damaged, is none of that format, or lacks a column of a result.
     """
-    if output_format == "parquet":
-        return parquet_schema(path)
-    return next((frozenset(row) for row in _json_objects(path)), None)
-
-
-def parquet_schema(path: Path) -> pa.Schema:
-    """The schema of a Parquet part, its own columns checked.
-
-    Raises:
-        UnreadablePartError: It is no Parquet file, or its columns are not those of a result.
-    """
+    if output_format != "parquet":
+        return next((frozenset(row) for row in _json_objects(path)), None)
     try:
         schema = pq.read_schema(path)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -120,23 +111,21 @@ def parquet_schema(path: Path) -> pa.Schema:
 
 
 def _parquet_facts(path: Path) -> Iterator[FactsBatch]:
-    parquet_schema(path)
     first = 1
     try:
         with pq.ParquetFile(path) as file:
             # All columns are decoded: one that cannot be is a finding as well.
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
                 facts = batch.select(RowFacts._fields)
-                yield _answered_facts(facts) if _is_answered(facts) else _checked(_rows(facts), first)
+                if _is_answered(facts):
+                    yield _answered_facts(facts)
+                else:
+                    yield _checked(zip(*(column.to_pylist() for column in facts.columns), strict=True), first)
                 first += batch.num_rows
     except UnreadablePartError:
         raise
-    except (pa.ArrowException, OSError, ValueError, MemoryError) as error:
+    except (pa.ArrowException, OSError, KeyError, ValueError, MemoryError) as error:
         raise UnreadablePartError(f"it is damaged: {first_line(error)}") from error
-
-
-def _rows(batch: pa.RecordBatch) -> Iterator[tuple[Any, ...]]:
-    return zip(*(column.to_pylist() for column in batch.columns), strict=True)
 
 
 def _is_answered(batch: pa.RecordBatch) -> bool:
@@ -189,20 +178,14 @@ def _unpack_plain(row: dict[str, Any]) -> tuple[Any, ...]:
     return tuple(row[name] for name in RowFacts._fields)
 
 
-def _unpack_openai(row: dict[str, Any]) -> tuple[Any, ...]:
-    facts = tuple(row["metadata"][name] for name in AUDITED)
-    if row["id"] != f"batch_req_{facts[0]}":
+def _unpack_openai(row: dict[str, Any]) -> RowFacts:
+    facts = {name: row["metadata"][name] for name in METADATA}
+    if row["id"] != f"batch_req_{facts['request_key']}":
         raise ValueError("its id is not that of its request_key")
     if (row["response"] is None) == (row["error"] is None):
         raise ValueError("it needs either a response or an error")
     message = row["response"] and row["response"]["body"]["choices"][0]["message"]
-    return (
-        row["custom_id"],
-        *facts,
-        message and message["content"],
-        row["error"],
-        *(row["metadata"][name] for name in NOTES),
-    )
+    return RowFacts(row_id=row["custom_id"], completion=message and message["content"], error=row["error"], **facts)
 
 
 _UNPACK: Mapping[str, Callable[[dict[str, Any]], tuple[Any, ...]]] = {

@@ -10,7 +10,7 @@ import base64
 import datetime as dt
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,14 +20,13 @@ import pyarrow.parquet as pq
 
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.manifests import ResultManifest
+from kfp_llm_batch.schemas import FAULTY
 
 BATCH_ROWS = 1_000
 EXTENSIONS: Mapping[str, str] = {"parquet": "parquet", "jsonl": "jsonl", "openai": "jsonl"}
 OUTPUT_FORMATS = tuple(EXTENSIONS)
-AUDITED = ("request_key", "status", "num_prompt_tokens", "num_completion_tokens")
+METADATA = ("request_key", "status", "num_prompt_tokens", "num_completion_tokens", "warnings", "provenance")
 """Columns that an OpenAI line carries as `metadata`, since OpenAI's own fields cannot hold them for a failed row."""
-NOTES = ("warnings", "provenance")
-"""Further columns among its `metadata`."""
 
 Row = dict[str, Any]
 
@@ -60,16 +59,11 @@ def write_part(source: Path, manifest: ResultManifest, output_format: str, sink:
             received=output_format,
             allowed=[manifest.output_format],
         )
-    convert = _converter(manifest) if output_format == "openai" else None
-    for row in read_rows(source):
-        sink.write(_json_line(convert(row) if convert else row))
-
-
-def read_rows(path: Path) -> Iterator[Row]:
-    """The rows of a Parquet file, a bounded number in memory at a time."""
-    with pq.ParquetFile(path) as file:
+    model = str(manifest.model.get("uri", ""))
+    with pq.ParquetFile(source) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            yield from _representable(batch).to_pylist()
+            for row in _representable(batch).to_pylist():
+                sink.write(_json_line(_openai_line(row, model) if output_format == "openai" else row))
 
 
 def json_rows(batch: pa.RecordBatch) -> list[Row]:
@@ -119,22 +113,17 @@ def _plain(value: Any) -> Any:
 _ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False, default=_plain)
 
 
-def _converter(manifest: ResultManifest) -> Callable[[Row], Row]:
-    model = str(manifest.model.get("uri", ""))
-
-    def convert(row: Row) -> Row:
-        key = row["request_key"]
-        is_answered = row["status"] in ("ok", "truncated")
-        body = _chat_completion(row, model) if is_answered else None
-        return {
-            "id": f"batch_req_{key}",
-            "custom_id": row["row_id"],
-            "response": body and {"status_code": 200, "request_id": key, "body": body},
-            "error": None if is_answered else row["error"] or {"code": row["status"], "message": None},
-            "metadata": {name: row[name] for name in (*AUDITED, *NOTES)},
-        }
-
-    return convert
+def _openai_line(row: Row, model: str) -> Row:
+    key = row["request_key"]
+    is_answered = row["status"] not in FAULTY
+    body = _chat_completion(row, model) if is_answered else None
+    return {
+        "id": f"batch_req_{key}",
+        "custom_id": row["row_id"],
+        "response": body and {"status_code": 200, "request_id": key, "body": body},
+        "error": None if is_answered else row["error"] or {"code": row["status"], "message": None},
+        "metadata": {name: row[name] for name in METADATA},
+    }
 
 
 def _chat_completion(row: Row, model: str) -> Row:
@@ -156,12 +145,11 @@ def _first_output(row: Row) -> list[Row]:
 
 def _choice(index: int, output: Row) -> Row:
     tokens = output["logprobs"]
+    logprobs = None if tokens is None else {"content": [_token(candidates) for candidates in tokens if candidates]}
     return {
         "index": index,
         "message": {"role": "assistant", "content": output["text"]},
-        "logprobs": None
-        if tokens is None
-        else {"content": [_token(candidates) for candidates in tokens if candidates]},
+        "logprobs": logprobs,
         "finish_reason": output["finish_reason"],
     }
 

@@ -14,7 +14,6 @@ import time
 import urllib.error
 import urllib.request
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from kfp_llm_batch.errors import ConfigurationError, StorageError
@@ -40,12 +39,16 @@ _PORT_TAKEN = "address already in use"
 
 
 class EmbeddedStore:
-    """A running SeaweedFS as a context manager.
+    """A running SeaweedFS as a context manager, which waits until it answers and ends it with all its processes.
 
     Args:
         folder: Keeps the objects; None takes a temporary folder that goes when the store stops.
         port: Where S3 answers; None takes a free one.
         bucket: Exists once the store has started.
+
+    Raises:
+        ConfigurationError: On entering: SeaweedFS is not installed, or the port is taken.
+        StorageError: On entering: it did not come up; the message shows the end of its log.
     """
 
     def __init__(self, folder: Path | None = None, *, port: int | None = None, bucket: str = "results") -> None:
@@ -55,15 +58,6 @@ class EmbeddedStore:
         self._ports: dict[str, int] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._cleanup = contextlib.ExitStack()
-
-    def __enter__(self) -> Self:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
 
     @property
     def endpoint(self) -> str:
@@ -82,13 +76,7 @@ class EmbeddedStore:
         """Shell lines that make the store usable in another terminal."""
         return "\n".join(f"export {name}={value}" for name, value in self.environment().items())
 
-    def start(self) -> None:
-        """Start the store and wait until it answers.
-
-        Raises:
-            ConfigurationError: SeaweedFS is not installed, or the port is taken.
-            StorageError: It did not come up; the message shows the end of its log.
-        """
+    def __enter__(self) -> Self:
         program = _find_program()
         if self._port is not None:
             _check_free(self._port)
@@ -98,20 +86,19 @@ class EmbeddedStore:
         for _ in range(3):
             log = self._launch(program, folder)
             if self._is_ready(log):
-                return
+                return self
             self._end_process()
             if _PORT_TAKEN not in log.read_text(errors="replace"):
                 break
-        message = _tail(log)
-        self.stop()
-        raise StorageError("The embedded object store did not start", remedy=f"The end of its log:\n{message}")
+        end = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
+        self._cleanup.close()
+        raise StorageError("The embedded object store did not start", remedy=f"The end of its log:\n{end}")
 
     def wait(self) -> int:
         """Block until the store ends by itself; its exit code."""
         return self._process.wait() if self._process else 0
 
-    def stop(self) -> None:
-        """End the store with all its processes and remove a temporary folder."""
+    def __exit__(self, *_: object) -> None:
         self._end_process()
         self._cleanup.close()
 
@@ -210,7 +197,3 @@ def _answers(endpoint: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def _tail(log: Path, lines: int = 15) -> str:
-    return "\n".join(log.read_text(errors="replace").splitlines()[-lines:])
