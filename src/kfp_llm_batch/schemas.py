@@ -6,8 +6,6 @@ from collections.abc import Iterable
 
 import pyarrow as pa
 
-from kfp_llm_batch.errors import DataError
-
 MESSAGES = pa.list_(pa.struct({"role": pa.string(), "content": pa.string()}))
 
 PROMPT_FIELDS = (
@@ -96,23 +94,6 @@ COMPLETION_FIELDS = (
 
 PROMPT_COLUMNS = tuple(field.name for field in PROMPT_FIELDS)
 COMPLETION_COLUMNS = tuple(field.name for field in COMPLETION_FIELDS)
-
-
-def check_source_columns(names: Iterable[str]) -> None:
-    """Refuse source columns that would hide a column of ours.
-
-    Args:
-        names: The columns to be carried along, those already taken over as ours left out.
-
-    Raises:
-        DataError: A name is used by the prompts or the completions.
-    """
-    if clashes := sorted({*PROMPT_COLUMNS, *COMPLETION_COLUMNS}.intersection(names)):
-        raise DataError(
-            "The dataset has columns whose names this product uses for its own",
-            received=clashes,
-            remedy="Rename them in the dataset; all source columns are carried into the result.",
-        )
 
 
 def completions_schema(source_fields: Iterable[pa.Field]) -> pa.Schema:

@@ -16,9 +16,10 @@ from kfp_llm_batch.dataset.config import DatasetConfig
 from kfp_llm_batch.dataset.messages import Prompt, RowFaultError
 from kfp_llm_batch.dataset.prompt_writing import PromptRow, prompt_batches, shown
 from kfp_llm_batch.dataset.rendering import PARAMS_COLUMN, Row, make_renderer
+from kfp_llm_batch.errors import DataError
 from kfp_llm_batch.manifests import Checksum
 from kfp_llm_batch.row_ids import RowIds
-from kfp_llm_batch.schemas import PROMPT_FIELDS, check_source_columns
+from kfp_llm_batch.schemas import COMPLETION_COLUMNS, PROMPT_COLUMNS, PROMPT_FIELDS
 from kfp_llm_batch.storage.uris import redact
 from kfp_llm_batch.workers import worker_count, worker_map
 
@@ -134,7 +135,13 @@ def _carried(config: DatasetConfig, schema: pa.Schema) -> list[pa.Field]:
     taken |= {"row_id"} & {config.id_column}
     taken |= {"messages"} & {config.messages_column}
     carried = [field for field in schema if field.name not in taken]
-    check_source_columns(field.name for field in carried)
+    # Carried, they would hide columns of the prompts or of the result.
+    if clashes := sorted({*PROMPT_COLUMNS, *COMPLETION_COLUMNS}.intersection(field.name for field in carried)):
+        raise DataError(
+            "The dataset has columns whose names this product uses for its own",
+            received=clashes,
+            remedy="Rename them in the dataset; all source columns are carried into the result.",
+        )
     return carried
 
 

@@ -90,7 +90,9 @@ def json_batches(
         present = _columns(batch)
         for name in present.keys() & variable_columns:
             if pa.types.is_string(schema.field(name).type):
-                present[name] = [_json_text_or_none(value) for value in present[name]]
+                present[name] = [
+                    value if value is None or isinstance(value, str) else json.dumps(value) for value in present[name]
+                ]
         columns = [_array(present.get(column.name, [None] * len(batch)), column, batch) for column in schema]
         yield SourceBatch(
             table=record_batch(columns, len(batch), schema),
@@ -225,10 +227,6 @@ def _conflict(known: pa.DataType, name: str, batch: Sequence[JsonRow], error: Ex
 
 def _faults(batch: Sequence[JsonRow]) -> Mapping[int, str]:
     return {index: row.fault for index, row in enumerate(batch) if row.fault}
-
-
-def _json_text_or_none(value: Any) -> str | None:
-    return value if value is None or isinstance(value, str) else json.dumps(value)
 
 
 def _text_or_none(value: Any) -> str | None:

@@ -11,7 +11,7 @@ from typing import Any
 from kfp_llm_batch.dataset.batch_rendering import BatchRenderer, RenderedBatch
 from kfp_llm_batch.dataset.batches import DatasetSource
 from kfp_llm_batch.dataset.carried_types import check_storable
-from kfp_llm_batch.dataset.config import FORMATS, DatasetConfig
+from kfp_llm_batch.dataset.config import DatasetConfig
 from kfp_llm_batch.dataset.prompt_writing import PromptWriter
 from kfp_llm_batch.dataset.rendering import check_column
 from kfp_llm_batch.dataset.sources import open_dataset
@@ -22,7 +22,7 @@ from kfp_llm_batch.manifests import FILE_NAME, Checksum, PromptsManifest
 from kfp_llm_batch.row_log import RowLog
 from kfp_llm_batch.storage.uris import redact
 
-__all__ = ["FORMATS", "DatasetConfig", "load_dataset"]
+__all__ = ["DatasetConfig", "load_dataset"]
 
 _FAULTS_SHOWN = 10
 _LOG = logging.getLogger("kfp_llm_batch")

@@ -57,9 +57,11 @@ def is_leftover(key: str, named: Collection[str], manifest: bytes) -> bool:
     return match is not None and key not in named and match[1] != manifest_digest(manifest)
 
 
-def is_checkpoint_part(key: str) -> bool:
-    """Whether an object is a part of a checkpoint beside the output."""
-    return _CHECKPOINT_PART.fullmatch(key) is not None
+def remove_checkpoint(store: ObjectStore) -> None:
+    """Remove the parts of a checkpoint beside the output."""
+    for entry in store.list(f"{CHECKPOINT_FOLDER}/"):
+        if _CHECKPOINT_PART.fullmatch(entry.key):
+            store.delete(entry.key)
 
 
 def stored_sizes(store: ObjectStore) -> dict[str, int]:

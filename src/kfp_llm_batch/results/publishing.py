@@ -16,10 +16,9 @@ from kfp_llm_batch.errors import ConfigurationError, ResultError, StorageError
 from kfp_llm_batch.manifests import FILE_NAME, ResultManifest, StoredFile
 from kfp_llm_batch.results.formats import EXTENSIONS, check_output_format, write_part
 from kfp_llm_batch.results.ownership import (
-    CHECKPOINT_FOLDER,
     check_ownership,
-    is_checkpoint_part,
     own_name,
+    remove_checkpoint,
     stored_sizes,
 )
 from kfp_llm_batch.results.stored_result import (
@@ -139,7 +138,7 @@ class _Publication:
             raise
         remove_leftovers(self._store)
         if not (live.is_partial or self._source.is_partial):
-            self._remove_checkpoint()
+            remove_checkpoint(self._store)
         _LOG.info("%d rows are at %s", live.rows_out, self._store.uri)
         return live
 
@@ -235,11 +234,6 @@ class _Publication:
             with converted.open("wb") as sink:
                 write_part(self._folder / source.path, self._source, self._format, sink)
             self._store.upload(converted, target.path)
-
-    def _remove_checkpoint(self) -> None:
-        for entry in self._store.list(f"{CHECKPOINT_FOLDER}/"):
-            if is_checkpoint_part(entry.key):
-                self._store.delete(entry.key)
 
     def _pairs(self, target: ResultManifest) -> Iterator[tuple[StoredFile, StoredFile]]:
         yield from zip(self._source.parts, target.parts, strict=True)
