@@ -116,10 +116,10 @@ def test_deep_nesting_is_refused_with_its_column(tmp_path, depth, brackets):
 
 
 def test_invalid_bytes_of_a_column_are_replaced_and_reported(tmp_path):
-    raw = pa.array([b"good", b"bad \xff", None]).view(pa.string())
+    raw = pa.array([b"good", b"bad \xff", None, b""]).view(pa.string())
     pq.write_table(pa.table({"q": raw}), tmp_path / "a.parquet")
     (batch,) = open_dataset(DatasetConfig(uri=str(tmp_path / "a.parquet")), tmp_path).batches()
-    assert batch.table.column("q").to_pylist() == ["good", "bad \ufffd", None]
+    assert batch.table.column("q").to_pylist() == ["good", "bad \ufffd", None, ""]
     assert batch.faults == {1: "column 'q' holds bytes that are not UTF-8"}
 
 

@@ -148,6 +148,6 @@ def _valid_text(column: pa.Array) -> tuple[pa.Array, list[int]]:
     else:
         return column, []
     values = column.cast(pa.large_binary()).to_pylist()
-    texts = [value and value.decode(errors="replace") for value in values]
+    texts = [None if value is None else value.decode(errors="replace") for value in values]
     broken = [index for index, text in enumerate(texts) if text and text.encode() != values[index]]
-    return pa.array([text if text is None else str(text) for text in texts], column.type), broken
+    return pa.array(texts, column.type), broken

@@ -59,7 +59,7 @@ def json_rows(files: Sequence[DataFile], format_name: str) -> Iterator[JsonRow]:
         yield from _array_rows(file) if format_name == "json" else _line_rows(file)
 
 
-def json_schema(rows: Iterable[JsonRow], variable_columns: Collection[str] = ()) -> pa.Schema:
+def json_schema(rows: Iterable[JsonRow], variable_columns: Collection[str]) -> pa.Schema:
     """The columns of all rows with the types that hold every value.
 
     Args:
@@ -82,7 +82,7 @@ def json_schema(rows: Iterable[JsonRow], variable_columns: Collection[str] = ())
 
 
 def json_batches(
-    rows: Iterable[JsonRow], schema: pa.Schema, variable_columns: Collection[str] = ()
+    rows: Iterable[JsonRow], schema: pa.Schema, variable_columns: Collection[str]
 ) -> Iterator[SourceBatch]:
     """The rows as Arrow batches of `schema`, and as they were."""
     nothing = dict.fromkeys(schema.names)
