@@ -60,23 +60,20 @@ class RemoteStore(ABC):
 
     def read(self, key: str) -> bytes:
         """The whole object."""
-        return self._read(key)[0]
+        return self._ask("read", key, self._get)[0]
 
     def download(self, key: str, path: Path) -> None:
         """Copy the object into a local file."""
-        name = self._name(key)
-        self._call("read", key, lambda: self._download(name, path), path)
+        self._ask("read", key, lambda name: self._download(name, path), path)
 
     def upload(self, path: Path, key: str) -> None:
         """Store a local file; it appears whole or not at all."""
-        name = self._name(key)
-        self._call("write", key, lambda: self._upload(path, name), path)
+        self._ask("write", key, lambda name: self._upload(path, name), path)
 
     def delete(self, key: str) -> None:
         """Remove the object."""
-        name = self._name(key)
         with contextlib.suppress(ObjectNotFoundError):
-            self._call("delete", key, lambda: self._delete(name))
+            self._ask("delete", key, self._delete)
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         """All objects whose key starts with `prefix`."""
@@ -96,20 +93,14 @@ class RemoteStore(ABC):
     def replace(self, key: str, old: bytes, data: bytes) -> bool:
         """Write bytes in one request, which the store refuses if the object has changed since it was read."""
         try:
-            found, version = self._read(key)
+            found, version = self._ask("read", key, self._get)
             return found == old and self._write(key, data, version)
         except ObjectNotFoundError:
             return False
 
-    def _read(self, key: str) -> tuple[bytes, str]:
-        """The object and its version."""
-        name = self._name(key)
-        return self._call("read", key, lambda: self._get(name))
-
     def _write(self, key: str, data: bytes, version: str | None) -> bool:
-        name = self._name(key)
         try:
-            self._call("write", key, lambda: self._put(name, data, version))
+            self._ask("write", key, lambda name: self._put(name, data, version))
         except ChangedObjectError as error:
             # The first try can have arrived while its answer was lost.
             return error.after_retry and self.read(key) == data
@@ -122,7 +113,8 @@ class RemoteStore(ABC):
     def _list(self, prefix: str) -> Iterator[tuple[str, int, str]]: ...
 
     @abstractmethod
-    def _get(self, name: str) -> tuple[bytes, str]: ...
+    def _get(self, name: str) -> tuple[bytes, str]:
+        """The object and its version."""
 
     @abstractmethod
     def _download(self, name: str, path: Path) -> None: ...
@@ -142,8 +134,9 @@ class RemoteStore(ABC):
     @abstractmethod
     def _explain(self, what: str, key: str, error: Exception) -> BatchError: ...
 
-    def _name(self, key: str) -> str:
-        return self._root + check_key(key)
+    def _ask(self, verb: str, key: str, action: Callable[[str], Answer], path: Path | None = None) -> Answer:
+        name = self._root + check_key(key)
+        return self._call(verb, key, lambda: action(name), path)
 
     def _call(self, verb: str, key: str, action: Callable[[], Answer], path: Path | None = None) -> Answer:
         retrying = tenacity.Retrying(
