@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,13 @@ def new_file(path: Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that goes with all that is in it; what the disk refuses meanwhile is a StorageError."""
+    with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name:
+        yield Path(name)
 
 
 def file_sha256(path: Path) -> str:

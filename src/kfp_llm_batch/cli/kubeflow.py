@@ -19,9 +19,7 @@ _INTERRUPTED = 130
 
 schedule_app = typer.Typer(help="Run a pipeline again and again.", no_args_is_help=True, rich_markup_mode=None)
 
-
 State = Literal["PENDING", "RUNNING", "SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"]
-Output = Literal["text", "json"]
 PipelineName = Annotated[str, typer.Argument(help="Name of a shipped pipeline, or the path of a compiled one.")]
 Assignments = Annotated[
     list[str] | None, typer.Option("-p", "--parameter", metavar="NAME=VALUE", help="Lists and objects as JSON.")
@@ -40,7 +38,7 @@ Host = Annotated[
 Namespace = Annotated[
     str, typer.Option(envvar="KFP_LLM_BATCH_NAMESPACE", help="Your profile, if Kubeflow has profiles.")
 ]
-OutputAs = Annotated[Output, typer.Option("--output", help="For people or for programs.")]
+OutputAs = Annotated[Literal["text", "json"], typer.Option("--output", help="For people or for programs.")]
 ScheduleName = Annotated[str, typer.Argument(help="Name of the schedule.")]
 
 
@@ -254,7 +252,7 @@ def _submission(experiment: str, no_cache: bool, service_account: str, volume: s
     return Submission(experiment=experiment, cache=not no_cache, service_account=service_account, volume=volume)
 
 
-def _print_change(facts: dict[str, Any], change: str, output: Output) -> None:
+def _print_change(facts: dict[str, Any], change: str, output: str) -> None:
     from kfp_llm_batch.cli.kubeflow_output import print_json
 
     if output == "json":

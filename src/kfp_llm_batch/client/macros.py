@@ -49,13 +49,8 @@ def check_macros(parameters: Mapping[str, Any]) -> None:
 
 def _found(text: str) -> list[tuple[str, str]]:
     """Macros and what looks like one; other words in double brackets are the user's own."""
-    return [found for found in _MACRO.findall(text) if _nearest(found[0])]
-
-
-def _nearest(word: str) -> str | None:
-    known = {macro.lower(): macro for macro in _MACROS}
-    near = difflib.get_close_matches(word.lower(), known, n=1, cutoff=0.85)
-    return known[near[0]] if near else None
+    known = [macro.lower() for macro in _MACROS]
+    return [found for found in _MACRO.findall(text) if difflib.get_close_matches(found[0].lower(), known, cutoff=0.85)]
 
 
 def _check_macro(name: str, macro: str, layout: str) -> None:

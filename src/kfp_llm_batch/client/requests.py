@@ -92,14 +92,15 @@ def pipeline_of(pipeline: str | CompiledPipeline) -> CompiledPipeline:
     return load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
 
 
-def create_body(
-    pipeline: CompiledPipeline, parameters: Mapping[str, Any], name: str, submission: Submission
-) -> dict[str, Any]:
+def create_request(
+    path: str, pipeline: CompiledPipeline, parameters: Mapping[str, Any], name: str, submission: Submission | None
+) -> CreateRequest:
     """What runs and schedules have in common.
 
     Raises:
         ConfigurationError: A parameter is wrong, or the pipeline is not one that Kubeflow would take.
     """
+    submission = submission or Submission()
     checked = {key: value for key, value in check_parameters(pipeline, parameters).items() if value is not None}
     _warn_of_size(checked)
     runtime: dict[str, Any] = {"parameters": checked}
@@ -108,7 +109,7 @@ def create_body(
         runtime["pipeline_root"] = submission.pipeline_root
     if submission.service_account:
         body["service_account"] = submission.service_account
-    return body
+    return CreateRequest(path=path, experiment=submission.experiment, body=body)
 
 
 def _specification(pipeline: CompiledPipeline, submission: Submission) -> dict[str, Any]:

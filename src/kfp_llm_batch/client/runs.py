@@ -16,7 +16,7 @@ from kfp_llm_batch.client.experiments import experiment_id, find_experiment
 from kfp_llm_batch.client.failures import ServerUnavailableError, server_errors
 from kfp_llm_batch.client.macros import refuse_macros
 from kfp_llm_batch.client.paging import pages
-from kfp_llm_batch.client.requests import RUNS_PATH, CreateRequest, Submission, create_body, pipeline_of
+from kfp_llm_batch.client.requests import RUNS_PATH, CreateRequest, Submission, create_request, pipeline_of
 from kfp_llm_batch.errors import InterruptedRunError, RunError
 from kfp_llm_batch.shipped import CompiledPipeline
 
@@ -81,11 +81,11 @@ def run_request(
     Raises:
         ConfigurationError: A parameter is unknown, missing, of another type, or holds a macro.
     """
-    pipeline, submission = pipeline_of(pipeline), submission or Submission()
+    pipeline = pipeline_of(pipeline)
     name = name or f"{pipeline.title} {dt.datetime.now(dt.UTC):%Y-%m-%d %H:%M:%S}"
-    body = create_body(pipeline, parameters, name, submission)
-    refuse_macros(body["runtime_config"]["parameters"])
-    return CreateRequest(path=RUNS_PATH, experiment=submission.experiment, body=body)
+    request = create_request(RUNS_PATH, pipeline, parameters, name, submission)
+    refuse_macros(request.parameters)
+    return request
 
 
 def submit(

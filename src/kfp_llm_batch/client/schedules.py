@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from kfp_llm_batch.client.experiments import experiment_id, namespace_of
 from kfp_llm_batch.client.failures import NotFoundOnServerError, server_errors
 from kfp_llm_batch.client.macros import check_macros
 from kfp_llm_batch.client.paging import pages
-from kfp_llm_batch.client.requests import RECURRING_RUNS_PATH, CreateRequest, Submission, create_body, pipeline_of
+from kfp_llm_batch.client.requests import RECURRING_RUNS_PATH, CreateRequest, Submission, create_request, pipeline_of
 from kfp_llm_batch.errors import ConfigurationError, ServerError
 from kfp_llm_batch.shipped import CompiledPipeline
 
@@ -103,16 +104,16 @@ def schedule_request(
     Raises:
         ConfigurationError: A parameter is unknown, missing, of another type, or holds a macro that would stay as it is.
     """
-    pipeline, submission = pipeline_of(pipeline), submission or Submission()
-    body = create_body(pipeline, parameters, name or pipeline.title, submission)
-    check_macros(body["runtime_config"]["parameters"])
-    body |= {
+    pipeline = pipeline_of(pipeline)
+    request = create_request(RECURRING_RUNS_PATH, pipeline, parameters, name or pipeline.title, submission)
+    check_macros(request.parameters)
+    when = {
         "trigger": {"cron_schedule": {"cron": recurrence.times.sent}},
         "mode": "ENABLE" if recurrence.enabled else "DISABLE",
         "max_concurrency": str(recurrence.max_concurrency),  # the contract writes 64-bit numbers as texts
         "no_catchup": not recurrence.catch_up,
     }
-    return CreateRequest(path=RECURRING_RUNS_PATH, experiment=submission.experiment, body=body)
+    return dataclasses.replace(request, body=request.body | when)
 
 
 def schedule(

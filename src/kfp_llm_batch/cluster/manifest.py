@@ -14,6 +14,8 @@ CONTAINER = "main"
 LABEL = "kfp-llm-batch/job"
 _QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _SHARED_MEMORY = "shared-memory"
+_KEEP_SECONDS = 24 * 3600
+"""For whoever wants to look at the finished Job."""
 
 SECRET_KEYS = {"accesskey": "KFP_LLM_BATCH_S3_ACCESS_KEY", "secretkey": "KFP_LLM_BATCH_S3_SECRET_KEY"}
 
@@ -39,8 +41,6 @@ class PodConfig:
     tolerations: Sequence[Mapping[str, Any]] = ()
     queue_name: str = ""
     """Of Kueue, which then decides when the pods start."""
-    keep_hours: float = 24.0
-    """How long Kubernetes keeps the finished Job for whoever wants to look at it."""
 
     def __post_init__(self) -> None:
         for name, value in (("shard_parallelism", self.parallelism), ("attempts", self.attempts)):
@@ -67,7 +67,7 @@ def render_job(address: JobAddress, shards: int, pods: PodConfig) -> dict[str, A
             "parallelism": min(pods.parallelism, shards),
             "backoffLimitPerIndex": pods.attempts - 1,
             "podFailurePolicy": {"rules": _failure_rules()},
-            "ttlSecondsAfterFinished": int(pods.keep_hours * 3600),
+            "ttlSecondsAfterFinished": _KEEP_SECONDS,
             # Kueue starts what it admits; nothing else may run before.
             "suspend": bool(pods.queue_name),
             "template": {"metadata": {"labels": {LABEL: address.id}}, "spec": _pod(address, pods)},

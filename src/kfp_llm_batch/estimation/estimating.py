@@ -25,7 +25,7 @@ from kfp_llm_batch.engine.planning import plan_job
 from kfp_llm_batch.engine.settings import choose_dtype
 from kfp_llm_batch.engine.shares import Placement
 from kfp_llm_batch.errors import ConfigurationError
-from kfp_llm_batch.estimation.forecast import RUN_SPREAD, Forecast, Interval, Work, forecast, fresh_tokens, interval
+from kfp_llm_batch.estimation.forecast import RUN_SPREAD, Forecast, Interval, Work, forecast, interval
 from kfp_llm_batch.estimation.probe import Findings, Probe
 from kfp_llm_batch.estimation.sample import Sample, draw_sample
 from kfp_llm_batch.estimation.speed import Round, fit
@@ -190,14 +190,14 @@ def _combine(job: _Job, started: float, found: Findings, config: EstimateConfig,
     start = started + sample.seconds * (sample.scale - 1) + (COLD_SECONDS if job.must_compile else 0.0)
     spread = np.exp(np.random.default_rng(_SEED).normal(0, RUN_SPREAD, len(generation.draws)))
     seconds = generation.draws + start * spread
-    fresh, speed = fresh_tokens(sample), fit(found.rounds)
+    speed = fit(found.rounds)
     at_a_time = min(work.slots, -(-work.requests // work.engines))
     return Estimate(
         rows=sample.all_rows,
         rows_sampled=sample.rows,
         rows_invalid=sample.faults * sample.scale,
         prompt_tokens=_prompt_tokens(sample),
-        computed_prompt_tokens=round(float(fresh.mean()) * work.requests),
+        computed_prompt_tokens=generation.computed_prompt_tokens,
         completion_tokens=generation.completion_tokens,
         are_answers_cut=found.is_cut,
         prompt_tokens_per_second=_rate(work.engines, speed.prompt_token),

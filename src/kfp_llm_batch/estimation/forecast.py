@@ -51,6 +51,7 @@ class Forecast:
     """What a generation will be."""
 
     seconds: Interval
+    computed_prompt_tokens: float
     completion_tokens: Interval
     draws: Numbers
     """Of the seconds."""
@@ -59,11 +60,16 @@ class Forecast:
 def forecast(work: Work, sample: Sample, findings: Findings) -> Forecast:
     """Draw probe, prompts and answers again and again, each time with another set of what was measured."""
     rng = np.random.default_rng(_SEED)
-    fresh = fresh_tokens(sample)
+    fresh = _fresh_tokens(sample)
     drawn = np.array([_draw(work, fresh, findings, rng, is_whole=sample.is_whole) for _ in range(DRAWS)])
     computed = drawn[:, 0] * (1 - work.saved_share) + findings.warm_up_seconds
     seconds = computed * np.exp(rng.normal(0, RUN_SPREAD, DRAWS))
-    return Forecast(seconds=interval(seconds), completion_tokens=interval(drawn[:, 1]), draws=seconds)
+    return Forecast(
+        seconds=interval(seconds),
+        computed_prompt_tokens=round(float(fresh.mean()) * work.requests),
+        completion_tokens=interval(drawn[:, 1]),
+        draws=seconds,
+    )
 
 
 def interval(draws: Numbers) -> Interval:
@@ -72,7 +78,7 @@ def interval(draws: Numbers) -> Interval:
     return Interval(expected=expected, low=low, high=high)
 
 
-def fresh_tokens(sample: Sample) -> Numbers:
+def _fresh_tokens(sample: Sample) -> Numbers:
     """Prompt tokens that each request of a sample makes an engine compute."""
     blocks = PrefixBlocks()
     requests = (answer for answer in sample.answers for _ in range(answer.samples))

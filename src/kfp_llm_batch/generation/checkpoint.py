@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ import pyarrow.parquet as pq
 
 from kfp_llm_batch import termination
 from kfp_llm_batch.dataset.prompts import Prompts
-from kfp_llm_batch.disk import file_sha256, writing
+from kfp_llm_batch.disk import file_sha256, temporary_folder
 from kfp_llm_batch.errors import StorageError
 from kfp_llm_batch.generation.parts import PartWriter
 from kfp_llm_batch.manifests import StoredFile
@@ -68,8 +67,8 @@ class Checkpoint:
 
     def read(self, name: str) -> Iterator[pa.Table]:
         """Our columns of one part; nothing if it is damaged, so that its rows are answered anew."""
-        with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "part.parquet"
+        with temporary_folder() as folder:
+            path = folder / "part.parquet"
             try:
                 self._store.download(name, path)
             except ObjectNotFoundError:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Self
@@ -22,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from kfp_llm_batch import termination
-from kfp_llm_batch.disk import writing
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.generation.checkpoint import Checkpoint
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.parts import KeepPart
@@ -74,11 +73,7 @@ def share_answers(
         StorageError: The store does not answer or refuses, or the local disk is full.
         InterruptedRunError: SIGTERM has come.
     """
-    with (
-        writing(Path(tempfile.gettempdir())),
-        tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name,
-        AnswerWriter(shared.save, Path(name, "part.parquet")) as writer,
-    ):
+    with temporary_folder() as working_folder, AnswerWriter(shared.save, working_folder / "part.parquet") as writer:
         for part in parts:
             termination.check()
             writer.add(_own_answers(folder / part.path, provenance))

@@ -74,6 +74,7 @@ class Comparison:
 def compare(original: Measurement, quantized: Measurement) -> Comparison:
     """Put two measurements of the same rows side by side."""
     pairs = list(zip(original.answers, quantized.answers, strict=True))
+    speed = original.tokens_per_second
     return Comparison(
         rows=len(pairs),
         exact_agreement=sum(one == other for one, other in pairs) / len(pairs),
@@ -84,9 +85,9 @@ def compare(original: Measurement, quantized: Measurement) -> Comparison:
         weight_bytes_original=original.weight_bytes,
         weight_bytes_quantized=quantized.weight_bytes,
         size_ratio=quantized.weight_bytes / original.weight_bytes,
-        tokens_per_second_original=original.tokens_per_second,
+        tokens_per_second_original=speed,
         tokens_per_second_quantized=quantized.tokens_per_second,
-        speed_ratio=_ratio(quantized.tokens_per_second, original.tokens_per_second),
+        speed_ratio=quantized.tokens_per_second / speed if speed else 0.0,
     )
 
 
@@ -153,7 +154,3 @@ def _common_share(one: str, other: str) -> float:
     longer = max(len(one), len(other))
     pairs = zip(one, other, strict=False)
     return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)) / longer if longer else 1.0
-
-
-def _ratio(value: float, base: float) -> float:
-    return value / base if base else 0.0

@@ -63,7 +63,9 @@ def plan_layers(shapes: Mapping[str, LinearShape], scheme: str) -> LayerPlan:
             received=f"{len(shapes)} linear layers",
             remedy=f"The kernels take inputs and outputs in multiples of {_MULTIPLES[scheme]}.",
         )
-    group_size = _group_size([shapes[name].inputs for name in quantized]) if scheme == "w4a16" else None
+    group_size = None
+    if scheme == "w4a16":
+        group_size = next(size for size in _GROUP_SIZES if not any(shapes[name].inputs % size for name in quantized))
     return LayerPlan(quantized=quantized, left=dict(sorted(left.items())), group_size=group_size)
 
 
@@ -114,7 +116,3 @@ def _unfit_reason(shape: LinearShape, scheme: str) -> str:
 
 def _input_of(name: str, shape: LinearShape) -> tuple[str, int]:
     return name.rpartition(".")[0], shape.inputs
-
-
-def _group_size(inputs: list[int]) -> int:
-    return next(size for size in _GROUP_SIZES if not any(count % size for count in inputs))

@@ -6,12 +6,11 @@ import dataclasses
 import hashlib
 import logging
 import secrets
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from kfp_llm_batch import termination
-from kfp_llm_batch.disk import writing
+from kfp_llm_batch.disk import temporary_folder, writing
 from kfp_llm_batch.errors import ConfigurationError, ResultError, StorageError
 from kfp_llm_batch.manifests import FILE_NAME, ResultManifest, StoredFile
 from kfp_llm_batch.results.formats import EXTENSIONS, check_output_format, write_part
@@ -226,11 +225,8 @@ class _Publication:
         if source.sha256 == target.sha256:
             self._store.upload(self._folder / source.path, target.path)
             return
-        with (
-            writing(Path(tempfile.gettempdir())),
-            tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder,
-        ):
-            converted = Path(folder, "part")
+        with temporary_folder() as folder:
+            converted = folder / "part"
             with converted.open("wb") as sink:
                 write_part(self._folder / source.path, self._source, self._format, sink)
             self._store.upload(converted, target.path)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from kfp_llm_batch.dataset.prompts import Prompts
-from kfp_llm_batch.disk import writing
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.errors import BatchError, IncompleteRunError
 from kfp_llm_batch.sharding.answering import fetch_prompts
 from kfp_llm_batch.sharding.job import Job, JobFolder
@@ -43,11 +42,11 @@ def _in_words(folder: JobFolder, job: Job, number: int, row_ids: list[str]) -> s
 def _write_rows(folder: JobFolder, job: Job, missing: Sequence[int]) -> dict[int, list[str]]:
     """List every missing row in the store; gives the first few of each shard."""
     examples: dict[int, list[str]] = {}
-    with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name:
-        path = Path(name, MISSING_ROWS)
+    with temporary_folder() as working_folder:
+        path = working_folder / MISSING_ROWS
         with path.open("w", encoding="utf-8") as lines:
             for number in missing:
-                for row_ids in _row_ids(folder, job, number, Path(name, str(number))):
+                for row_ids in _row_ids(folder, job, number, working_folder / str(number)):
                     examples.setdefault(number, row_ids[:_ROWS_SHOWN])
                     lines.writelines(json.dumps({"shard": number, "row_id": row_id}) + "\n" for row_id in row_ids)
         folder.store.upload(path, MISSING_ROWS)

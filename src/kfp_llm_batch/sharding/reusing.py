@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
-from pathlib import Path
 
-from kfp_llm_batch.disk import writing
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.generation.checkpoint import Checkpoint
 from kfp_llm_batch.generation.parts import KeepPart
 from kfp_llm_batch.generation.reuse import AnswerWriter
@@ -28,18 +26,14 @@ def hand_out_answers(shared: Checkpoint, owners: Counts, job_uri: str) -> None:
         StorageError: A store does not answer or refuses, or the local disk is full.
     """
     rows = 0
-    with (
-        writing(Path(tempfile.gettempdir())),
-        tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name,
-        contextlib.ExitStack() as opened,
-    ):
+    with temporary_folder() as working_folder, contextlib.ExitStack() as opened:
         writers: dict[int, AnswerWriter] = {}
         for answers in gathered(shared.tables()):
             rows += answers.num_rows
             for shard, piece in by_shard(answers, owners):
                 if shard not in writers:
                     keep = _upload_to(checkpoint_uri(job_uri, shard))
-                    writers[shard] = opened.enter_context(AnswerWriter(keep, Path(name, str(shard))))
+                    writers[shard] = opened.enter_context(AnswerWriter(keep, working_folder / str(shard)))
                 writers[shard].add(piece)
     _LOG.info("%d answers of earlier runs at %s are handed out to the shards.", rows, shared.uri)
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from kfp_llm_batch.disk import file_sha256, writing
+from kfp_llm_batch.disk import file_sha256, temporary_folder
 from kfp_llm_batch.manifests import ResultManifest, StoredFile
 from kfp_llm_batch.results.formats import EXTENSIONS, write_part
 from kfp_llm_batch.results.ownership import own_name
@@ -32,14 +31,14 @@ def upload_shard(
     Raises:
         StorageError: The store does not answer or refuses, or the local disk is full.
     """
-    with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name:
+    with temporary_folder() as working_folder:
         upload = _Upload(
             folder=folder,
             manifest=manifest,
             store=store,
             output_format=output_format,
             replaced=stored_manifest(store),
-            working_folder=Path(name),
+            working_folder=working_folder,
         )
         return dataclasses.replace(
             manifest,
