@@ -13,11 +13,7 @@ from kfp_llm_batch.storage.object_store import open_store
 
 
 def print_last_evaluation(output_uri: str) -> None:
-    """The run that ended last below `output_uri`.
-
-    Raises:
-        ResultError: There is none.
-    """
+    """The run that ended last below `output_uri`; a ResultError if there is none."""
     store = open_store(output_uri)
     keys = [entry.key for entry in store.list() if entry.key.endswith(f"/{SUMMARY}")]
     summaries: list[dict[str, Any]] = [json.loads(store.read(key)) for key in keys]

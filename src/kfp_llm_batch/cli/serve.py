@@ -57,11 +57,7 @@ def serve_model(
 
 
 def read_options(text: str) -> dict[str, Any]:
-    """The option --engine-options.
-
-    Raises:
-        ConfigurationError: It is no object in JSON.
-    """
+    """The option --engine-options; a ConfigurationError if it is no object in JSON."""
     try:
         options = json.loads(text)
     except ValueError:

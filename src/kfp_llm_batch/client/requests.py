@@ -84,11 +84,7 @@ class Submission:
 
 
 def pipeline_of(pipeline: str | CompiledPipeline) -> CompiledPipeline:
-    """A pipeline by name, path or as it is.
-
-    Raises:
-        ConfigurationError: There is none of this name, or the file is not a compiled pipeline.
-    """
+    """A pipeline by name, path or as it is; errors as `load_pipeline`."""
     return load_pipeline(pipeline) if isinstance(pipeline, str) else pipeline
 
 

@@ -8,10 +8,44 @@ from dataclasses import dataclass
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.models.quantized_formats import W4A16, W8A8_INT8
 
-SCHEMES: Mapping[str, str] = {"w8a8_int8": W8A8_INT8, "w4a16": W4A16}
-"""What can be made, and the format that it then is."""
-
 _MOST_ROWS = 4096
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scheme:
+    """What weights become."""
+
+    format: str
+    """One of models/quantized_formats.py."""
+    multiples: tuple[int, int]
+    """Of inputs and of outputs that vLLM's kernels on CPU take; int8 with AMX has the stricter of its two kernels."""
+    has_groups: bool
+    """Whether groups of inputs have a scale each; without them every output has one."""
+    preset: str
+    layout: str
+    """Names of compressed-tensors: the scheme, and its layout on disk."""
+    scale_type: str
+    """Of torch: vLLM keeps the scales of int8 as float32, those of 4 bits in the type of the activations."""
+
+
+SCHEMES: Mapping[str, Scheme] = {
+    "w8a8_int8": Scheme(
+        format=W8A8_INT8,
+        multiples=(32, 16),
+        has_groups=False,
+        preset="W8A8",
+        layout="int-quantized",
+        scale_type="float32",
+    ),
+    "w4a16": Scheme(
+        format=W4A16,
+        multiples=(32, 32),
+        has_groups=True,
+        preset="W4A16",
+        layout="pack-quantized",
+        scale_type="bfloat16",
+    ),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

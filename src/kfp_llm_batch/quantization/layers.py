@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.quantization.config import SCHEMES
 
 OUTPUT_LAYER = "lm_head"
-_MULTIPLES: Mapping[str, tuple[int, int]] = {"w8a8_int8": (32, 16), "w4a16": (32, 32)}
-"""Of inputs and of outputs that vLLM's kernels on CPU take; int8 with AMX has the stricter of its two kernels."""
-
 _GROUP_SIZES = (128, 64, 32)
 """The largest that divides the inputs of every layer is used."""
 _EXPERT_COUNTS = ("num_experts", "num_local_experts", "n_routed_experts")
@@ -61,10 +59,10 @@ def plan_layers(shapes: Mapping[str, LinearShape], scheme: str) -> LayerPlan:
         raise ConfigurationError(
             f"The model has no linear layer that {scheme} can be used for",
             received=f"{len(shapes)} linear layers",
-            remedy=f"The kernels take inputs and outputs in multiples of {_MULTIPLES[scheme]}.",
+            remedy=f"The kernels take inputs and outputs in multiples of {SCHEMES[scheme].multiples}.",
         )
     group_size = None
-    if scheme == "w4a16":
+    if SCHEMES[scheme].has_groups:
         group_size = next(size for size in _GROUP_SIZES if not any(shapes[name].inputs % size for name in quantized))
     return LayerPlan(quantized=quantized, left=dict(sorted(left.items())), group_size=group_size)
 
@@ -108,7 +106,7 @@ def _refuse_experts(config: Any) -> None:
 
 
 def _unfit_reason(shape: LinearShape, scheme: str) -> str:
-    inputs, outputs = _MULTIPLES[scheme]
+    inputs, outputs = SCHEMES[scheme].multiples
     if shape.inputs % inputs:
         return f"its {shape.inputs} inputs are no multiple of {inputs}"
     return f"its {shape.outputs} outputs are no multiple of {outputs}" if shape.outputs % outputs else ""

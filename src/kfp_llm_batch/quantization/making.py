@@ -39,11 +39,7 @@ def make_checkpoint(model: Model, scheme: str, folder: Path, machine: Machine) -
 
 
 def check_is_plain(model: Model) -> None:
-    """Refuse what cannot be quantized, or is already.
-
-    Raises:
-        ConfigurationError: It is.
-    """
+    """Refuse with a ConfigurationError what cannot be quantized, or is already."""
     if model.engine != "vllm":
         raise ConfigurationError("The model has no weights to quantize", received=model.uri)
     if model.facts.quantized_formats:

@@ -64,12 +64,12 @@ def quantize(config: QuantizationConfig, prompts_folder: Path, folder: Path) -> 
 
 
 def _check_scheme(scheme: str, instruction_set: str) -> None:
-    if reason := unsupported_reason(SCHEMES[scheme], instruction_set):
+    if reason := unsupported_reason(SCHEMES[scheme].format, instruction_set):
         here = supported_formats(instruction_set)
         raise ConfigurationError(
             f"The result could not be run here: {reason}",
             received=f"quantization_scheme={scheme}",
-            allowed=[name for name, made in SCHEMES.items() if made in here],
+            allowed=[name for name, made in SCHEMES.items() if made.format in here],
             remedy="The step compares both models on the CPU that it runs on; choose another node.",
         )
 

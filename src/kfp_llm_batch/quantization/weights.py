@@ -21,14 +21,11 @@ from safetensors import SafetensorError, safe_open
 
 from kfp_llm_batch.disk import new_file
 from kfp_llm_batch.errors import BatchError, ConfigurationError
+from kfp_llm_batch.quantization.config import SCHEMES
 from kfp_llm_batch.quantization.layers import LayerPlan, linear_shapes, plan_layers
 from kfp_llm_batch.quantization.weight_files import INDEX, WeightWriter
 
 _FILE_BYTES = 2**30
-_PRESETS = {"w8a8_int8": ("W8A8", "int-quantized"), "w4a16": ("W4A16", "pack-quantized")}
-"""Names of compressed-tensors: the scheme, and its layout on disk."""
-# vLLM keeps the scales of int8 as float32, those of 4 bits in the type of the activations.
-_SCALE_TYPES = {"w8a8_int8": torch.float32, "w4a16": torch.bfloat16}
 
 
 def quantize_weights(source: Path, folder: Path, scheme: str, file_bytes: int = _FILE_BYTES) -> LayerPlan:
@@ -61,7 +58,7 @@ def quantize_weights(source: Path, folder: Path, scheme: str, file_bytes: int = 
 
 
 def _scheme(scheme: str, plan: LayerPlan) -> QuantizationScheme:
-    arguments = preset_name_to_scheme(_PRESETS[scheme][0], ["Linear"])
+    arguments = preset_name_to_scheme(SCHEMES[scheme].preset, ["Linear"])
     assert arguments.weights is not None
     if plan.group_size:
         arguments.weights.group_size = plan.group_size
@@ -92,8 +89,9 @@ def _rounded(layer: str, weight: torch.Tensor, scheme: QuantizationScheme, name:
     if not torch.isfinite(high - low).all():
         raise ConfigurationError("A layer holds numbers that are not finite", received=layer)
     scale, zero_point = calculate_qparams(low, high, scheme.weights)
-    state = {"weight": values, "weight_scale": scale.to(_SCALE_TYPES[name]), "weight_zero_point": zero_point}
-    compressor = BaseCompressor.get_value_from_registry(_PRESETS[name][1])
+    scale = scale.to(getattr(torch, SCHEMES[name].scale_type))
+    state = {"weight": values, "weight_scale": scale, "weight_zero_point": zero_point}
+    compressor = BaseCompressor.get_value_from_registry(SCHEMES[name].layout)
     rounded: dict[str, torch.Tensor] = compressor.compress(state, scheme)
     return rounded
 
@@ -101,7 +99,7 @@ def _rounded(layer: str, weight: torch.Tensor, scheme: QuantizationScheme, name:
 def _write_config(source: Path, folder: Path, arguments: QuantizationScheme, scheme: str, plan: LayerPlan) -> None:
     declared: dict[str, Any] = QuantizationConfig(
         config_groups={"group_0": arguments},
-        format=_PRESETS[scheme][1],
+        format=SCHEMES[scheme].layout,
         quantization_status="compressed",
         ignore=list(plan.left),
     ).model_dump(mode="json")

@@ -184,11 +184,7 @@ class JobFolder:
             return None
 
     def job(self) -> Job:
-        """The job.
-
-        Raises:
-            DataError: It is not there.
-        """
+        """The job; a DataError if it is not there."""
         if job := self.read_job():
             return job
         raise DataError(
