@@ -25,7 +25,7 @@ def layers() -> list[list[str]]:
     """The packages of each layer, topmost first."""
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
     (found,) = [contract["layers"] for contract in contracts if contract["name"] == LAYERS]
-    return [[name.strip() for name in layer.split(":")] for layer in found]
+    return [[name.strip() for name in layer.split("|")] for layer in found]
 
 
 def purpose(package: str) -> str:
