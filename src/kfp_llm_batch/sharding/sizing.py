@@ -15,7 +15,7 @@ _LOG = logging.getLogger("kfp_llm_batch")
 AUTO = "auto"
 MOST_SHARDS = 1_000
 MOST_AUTO_SHARDS = 20
-"""Kubeflow's backend reads its whole graph again for every pod of a loop; with more it gets slow, and then fails."""
+"""Kubeflow's server reads its whole graph again for every pod of a loop; with more it gets slow, and then fails."""
 
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m?)")
 
