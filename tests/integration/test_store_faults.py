@@ -31,7 +31,7 @@ from kfp_llm_batch.results.audit import audit_result
 from kfp_llm_batch.results.publishing import existing_result, fetch_result, publish_result
 from kfp_llm_batch.steps import step
 from kfp_llm_batch.storage.embedded_store import EmbeddedStore
-from kfp_llm_batch.storage.object_store import ObjectStore, open_store
+from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store
 from kfp_llm_batch.storage.remote_store import PATIENCE_SECONDS
 from tests.fault_proxy import FaultProxy
 
@@ -113,6 +113,14 @@ def test_half_an_answer_and_answers_of_any_kind_are_asked_for_again(spoiled_stor
             assert [(entry.key, entry.size) for entry in store.list(f"{number}")] == [(f"{number}", len(data))]
             store.delete(f"{number}")
         assert list(store.list()) == []
+
+
+@pytest.mark.store
+def test_what_is_not_there_is_not_there_through_a_bad_network_either(spoiled_store):
+    with spoiled_store("drop before", "503") as store:
+        for number in range(5):
+            with pytest.raises(ObjectNotFoundError):
+                store.read(f"{number}")
 
 
 DELAYED_STEPS = json.dumps({"delay": [[]]})

@@ -33,6 +33,9 @@ class CompletionsServer:
         """After which nobody is let in."""
         self.headers: list[Mapping[str, str]] = []
         self.most_at_once = self.at_once = 0
+        self.company_seconds = 0.0
+        """How long the first requests wait for a second one to be there as well."""
+        self.has_company = threading.Event()
         self.lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), type("Handler", (_Handler,), {"state": self}))
         self._server.daemon_threads = True
@@ -72,6 +75,9 @@ class _Handler(BaseHTTPRequestHandler):
             state.headers.append(dict(self.headers))
             state.at_once += 1
             state.most_at_once = max(state.most_at_once, state.at_once)
+            if state.at_once > 1:
+                state.has_company.set()
+        state.has_company.wait(state.company_seconds)
         try:
             self._answer(body)
         finally:

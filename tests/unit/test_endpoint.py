@@ -44,6 +44,7 @@ def rows_of(folder: Path, manifest: ResultManifest) -> list[dict[str, Any]]:
 
 def test_every_row_is_answered(server, make_prompts, tmp_path):
     asked = questions(300)
+    server.company_seconds = 30
     manifest = run(server, make_prompts(asked, id_column="id"), tmp_path / "result")
     assert [row["completion"] for row in rows_of(tmp_path / "result", manifest)] == [row["question"] for row in asked]
     assert manifest.rows_by_status == {"ok": 300, "truncated": 0, "invalid": 0, "failed": 0}

@@ -81,11 +81,15 @@ class GcsStore(RemoteStore):
         return isinstance(error, google_auth.TransportError | DataCorruption)
 
     def _bucket_exists(self) -> bool:
+        return self._call("list", "", self._is_listed)
+
+    def _is_listed(self) -> bool:
         # Listing needs fewer rights than looking at the bucket itself.
         try:
             next(iter(self._bucket.list_blobs(max_results=1, **self._limits)), None)
         except google_errors.NotFound:
             return False
-        except google_errors.GoogleAPICallError:
-            return True
+        except google_errors.GoogleAPICallError as error:
+            if self._is_transient(error):
+                raise
         return True
