@@ -17,11 +17,7 @@ from kfp_llm_batch.shipped import PIPELINE_FILE
 
 
 def compile_all(output: Path | None, *, check: bool) -> None:
-    """Compile everything that is shipped; with `check`, compare with the files that are there.
-
-    Args:
-        output: Write the YAML below this folder instead of beside its source.
-        check: Write nothing.
+    """Compile everything that is shipped into `output` or beside its source; with `check`, compare with what is there.
 
     Raises:
         ConfigurationError: With `check`: a file is not what its source makes it.

@@ -25,12 +25,7 @@ _NOWHERE = "output_uri=nowhere"
 
 
 def read_arguments(options: Sequence[str], assignments: Sequence[str], params: Path | None) -> dict[str, Any]:
-    """Arguments of the pipeline from options by its parameters' names, `-p` and a file.
-
-    Args:
-        options: `--dataset-uri questions.jsonl` and so on, as they stand in the command line.
-        assignments: NAME=VALUE.
-        params: JSON or YAML file.
+    """Arguments of the pipeline from options such as `--dataset-uri questions.jsonl`, from `-p` and from a file.
 
     Raises:
         ConfigurationError: A name is unknown, or a value is missing or has the wrong type.

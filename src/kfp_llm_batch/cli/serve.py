@@ -34,14 +34,6 @@ def serve_model(
 ) -> NoReturn:
     """Become vLLM's server; its signals and its exit code are then this process's.
 
-    Args:
-        model_uri: What `generate_completions` takes as well.
-        name: Under which requests ask for the model.
-        port: Of all interfaces, as a pod's health is asked from outside.
-        context_tokens: Most tokens of prompt and answer together; a model with less has its own.
-        max_requests: Answered at a time; further ones wait.
-        engine_options: As those of `generate_completions`.
-
     Raises:
         ConfigurationError: The model cannot be served here.
     """

@@ -94,11 +94,7 @@ def compare(original: Measurement, quantized: Measurement) -> Comparison:
 def measure(model: Model, rows: Sequence[PreparedRow], max_tokens: int, machine: Machine) -> Measurement:
     """Let a model score every prompt, then answer it greedily, in an engine of its own.
 
-    Args:
-        model: Its tokenizer must be the one that prepared the rows.
-        rows: Without faults.
-        max_tokens: Most tokens of an answer.
-        machine: What the engine may use.
+    The rows have no faults, and a tokenizer as the model's has prepared them.
 
     Raises:
         EngineError: The engine does not start, or does not answer every prompt.

@@ -36,11 +36,7 @@ class LayerPlan:
 
 
 def plan_layers(shapes: Mapping[str, LinearShape], scheme: str) -> LayerPlan:
-    """Decide by the shapes alone.
-
-    Args:
-        shapes: Every linear layer, by its name in the checkpoint; the output layer need not be among them.
-        scheme: One of SCHEMES.
+    """Decide by the shapes of all linear layers alone; the output layer need not be among them.
 
     Raises:
         ConfigurationError: No layer is left to quantize.
