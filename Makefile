@@ -45,7 +45,8 @@ demo: install ## Run the main job: dataset, vLLM on CPU, object store, audited r
 .PHONY: test
 test: install ## Run the tests, real vLLM and real object stores among them
 	@# The tests of a file stay together, since they share engines and stores; folders with long ones come first.
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
+	@# One worker more than two processors: for two fifths of their time tests wait, for stores, processes and limits.
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder $(PYTEST_OPTIONS)
 
 .PHONY: test-endurance
 test-endurance: install ## Run the tests that take long: a real run ended twenty times

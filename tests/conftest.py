@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import socket
 import subprocess
 import time
@@ -26,6 +27,9 @@ from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
 from kfp_llm_batch.manifests import Checksum, ResultManifest, StoredFile
 from kfp_llm_batch.schemas import completions_schema
 from kfp_llm_batch.storage.embedded_store import EmbeddedStore
+
+# Engines of several workers share the processors: a thread that spins while it waits takes what others compute with.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 
 @dataclass(frozen=True)
