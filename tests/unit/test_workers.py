@@ -63,9 +63,9 @@ def test_a_process_that_is_killed_ends_the_work():
 
 def test_no_process_outlives_the_one_that_started_it():
     code = (
-        "import time; from kfp_llm_batch.workers import worker_map\n"
-        "with worker_map(1, int) as results_of:\n"
-        "    print(workers._workers[0]._process.pid, flush=True); time.sleep(60)"
+        "import pathlib, time; from kfp_llm_batch.workers import worker_map\n"
+        "with worker_map(1, int):\n"
+        "    print(pathlib.Path('/proc/thread-self/children').read_text(), flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout
