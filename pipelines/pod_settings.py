@@ -5,8 +5,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-SECRET_KEYS = {"accesskey": "KFP_LLM_BATCH_S3_ACCESS_KEY", "secretkey": "KFP_LLM_BATCH_S3_SECRET_KEY"}
-"""Keys of Kubeflow's own object store secret, under names that the KFP launcher does not take for its own."""
+from kfp_llm_batch.storage.s3_settings import SECRET_KEYS
 
 WEBHOOK_KEY = {"webhook": "KFP_LLM_BATCH_WEBHOOK_URL"}
 """A key of the same secret, since whoever knows the address can post to it."""

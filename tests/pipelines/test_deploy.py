@@ -10,11 +10,11 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from kfp_llm_batch.pipelines.pod_settings import SECRET_KEYS
 
 from kfp_llm_batch import __version__
 from kfp_llm_batch.client.connection import IN_CLUSTER_HOST, NAMESPACE_VARIABLE
 from kfp_llm_batch.images import DATA_IMAGE
+from kfp_llm_batch.storage.s3_settings import SECRET_KEYS
 
 FOLDER = Path(__file__).parents[2] / "pipelines" / "deploy"
 KUBERNETES_VERSIONS = ("1.29", "1.34")

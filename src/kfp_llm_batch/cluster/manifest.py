@@ -9,6 +9,7 @@ from typing import Any
 from kfp_llm_batch.errors import BatchError, ConfigurationError, DataError, InterruptedRunError
 from kfp_llm_batch.sharding.job import JobAddress
 from kfp_llm_batch.sharding.sizing import parse_cpus
+from kfp_llm_batch.storage.s3_settings import SECRET_KEYS
 
 CONTAINER = "main"
 LABEL = "kfp-llm-batch/job"
@@ -16,8 +17,6 @@ _QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 _SHARED_MEMORY = "shared-memory"
 _KEEP_SECONDS = 24 * 3600
 """For whoever wants to look at the finished Job."""
-
-SECRET_KEYS = {"accesskey": "KFP_LLM_BATCH_S3_ACCESS_KEY", "secretkey": "KFP_LLM_BATCH_S3_SECRET_KEY"}
 
 
 @dataclass(frozen=True, kw_only=True)

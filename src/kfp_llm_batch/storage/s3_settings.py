@@ -10,6 +10,8 @@ from typing import Self
 from kfp_llm_batch.errors import ConfigurationError
 
 PREFIX = "KFP_LLM_BATCH_S3_"
+SECRET_KEYS = {"accesskey": f"{PREFIX}ACCESS_KEY", "secretkey": f"{PREFIX}SECRET_KEY"}
+"""Keys of Kubeflow's own object store secret, under names that the KFP launcher does not take for its own."""
 
 # User and password, or a query.
 _CONFIDENTIAL = re.compile(r"^(\w+://)?.*@|\?.*", re.DOTALL)
