@@ -39,11 +39,7 @@ def installed_build() -> str | None:
 
 
 def check_build(device: str, build: str | None) -> None:
-    """Refuse a device that the installed vLLM cannot run on.
-
-    Args:
-        device: One of DEVICES.
-        build: From `installed_build`.
+    """Refuse a device that the installed vLLM, of `installed_build`, cannot run on.
 
     Raises:
         ConfigurationError: It is a build for the other one, or there is none for a GPU.
@@ -68,12 +64,7 @@ def check_build(device: str, build: str | None) -> None:
 
 
 def choose_device(wanted: str, machine: Machine, build: str | None) -> Setting:
-    """The device that the engine runs on; a GPU only where it is there and vLLM can use it.
-
-    Args:
-        wanted: One of DEVICES.
-        machine: Says which accelerators there are.
-        build: From `installed_build`.
+    """The device that the engine runs on, where one of DEVICES is wanted; a GPU only if vLLM can use it.
 
     Raises:
         ConfigurationError: The device is not there, or the installed vLLM is not for it.

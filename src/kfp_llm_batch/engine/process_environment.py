@@ -44,13 +44,7 @@ VARIABLES = (
 
 
 def plan_environment(machine: Machine, device: Setting, options: Mapping[str, Any]) -> dict[str, Setting]:
-    """Variables that depend on the machine and not on the job.
-
-    Args:
-        machine: What the process may use.
-        device: From `choose_device`; threads are planned for CPU only.
-        options: The user's `engine_options`, of which those in capitals win here.
-    """
+    """Variables that depend on the machine and not on the job; the user's options in capitals win."""
     planned: dict[str, Setting] = {}
     if device.value == CPU:
         planned |= {**thread_settings(machine), "LD_PRELOAD": preload_setting(machine.libraries)}

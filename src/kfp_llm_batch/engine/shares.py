@@ -54,13 +54,7 @@ def place(machine: Machine, model: ModelFacts, requests: int, device: Setting, o
 
 
 def choose_engines(machine: Machine, model: ModelFacts, requests: int, options: Mapping[str, Any]) -> Setting:
-    """How many engines answer together.
-
-    Args:
-        machine: What they share.
-        model: Each engine holds its weights.
-        requests: About as many as there will be; the engines start before the rows are counted.
-        options: The user's `engine_options`, which win.
+    """How many engines answer together; they start before the rows are counted, so that `requests` is about right.
 
     Raises:
         ConfigurationError: The user wants more engines than there are processors.

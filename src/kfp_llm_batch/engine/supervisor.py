@@ -130,7 +130,8 @@ class EngineSupervisor:
         self._running.clear()
         self._restart(death, len(suspects))
         if len(suspects) == 1:
-            return [_refusal(suspects[0], death)]
+            message = f"The engine {death.how} while it worked on this request alone."
+            return [FinishedRequest(request_id=suspects[0].request_id, refusal=message, refusal_code=death.code)]
         middle = len(suspects) // 2
         self._groups += [half for half in (suspects[middle:], suspects[:middle]) if half]
         self._is_isolating = True
@@ -147,8 +148,3 @@ class EngineSupervisor:
         self.begin_load(self._specification)
         self.finish_load()
         self.seconds_lost += time.monotonic() - started
-
-
-def _refusal(request: GenerationRequest, death: EngineDiedError) -> FinishedRequest:
-    message = f"The engine {death.how} while it worked on this request alone."
-    return FinishedRequest(request_id=request.request_id, refusal=message, refusal_code=death.code)

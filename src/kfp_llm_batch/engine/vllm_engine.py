@@ -73,13 +73,18 @@ class VllmEngine:
 
     def _finished(self, request_id: int, output: RequestOutput) -> FinishedRequest:
         completion = output.outputs[0]
-        decoded = self._decoded(self._requests.pop(request_id), completion)
-        text, is_cut = whole_text(completion.text, decoded)
-        return FinishedRequest(
-            request_id=request_id,
-            output=_output(completion, text, is_cut),
-            prompt_logprob=_prompt_logprob(output),
+        text, is_cut = whole_text(completion.text, self._decoded(self._requests.pop(request_id), completion))
+        storable, stop = without_surrogates(text), completion.stop_reason
+        answer = GenerationOutput(
+            text=storable,
+            finish_reason=str(completion.finish_reason),
+            num_tokens=len(completion.token_ids),
+            stop_reason=None if stop is None else str(stop),
+            cumulative_logprob=completion.cumulative_logprob,
+            logprobs=_logprobs(completion),
+            is_repaired=is_cut or storable != text,
         )
+        return FinishedRequest(request_id=request_id, output=answer, prompt_logprob=_prompt_logprob(output))
 
     def _decoded(self, request: GenerationRequest, completion: CompletionOutput) -> str:
         """The tokens of an answer, decoded together; the prompt's end decides on a space at its beginning."""
@@ -142,19 +147,6 @@ def _sampling_params(sampling: dict[str, Any]) -> SamplingParams:
     if schema := values.pop("json_schema", None):
         values["structured_outputs"] = StructuredOutputsParams(json=schema)
     return SamplingParams(**values, output_kind=RequestOutputKind.FINAL_ONLY)
-
-
-def _output(completion: CompletionOutput, text: str, is_cut: bool) -> GenerationOutput:
-    stop, storable = completion.stop_reason, without_surrogates(text)
-    return GenerationOutput(
-        text=storable,
-        finish_reason=str(completion.finish_reason),
-        num_tokens=len(completion.token_ids),
-        stop_reason=None if stop is None else str(stop),
-        cumulative_logprob=completion.cumulative_logprob,
-        logprobs=_logprobs(completion),
-        is_repaired=is_cut or storable != text,
-    )
 
 
 def _prompt_logprob(output: RequestOutput) -> float | None:

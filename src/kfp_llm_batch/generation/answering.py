@@ -153,5 +153,4 @@ class AnswerLoop:
     def _write(self, answer: PendingAnswer) -> None:
         for row, completion in answer.completions():
             self._writer.add(row, completion)
-            self._progress.add(1, 0)
-        self._progress.add(0, sum(output.num_tokens for output in answer.outputs.values()))
+        self._progress.add(len(answer.rows), sum(output.num_tokens for output in answer.outputs.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,19 +45,15 @@ class EchoTokenizer:
 
     def encode(self, conversations: list[list[Message]]) -> list[list[int]]:
         """See ChatTokenizer."""
-        return [
-            [token for message in conversation for token in self._message(message)] + [echo.END_OF_PROMPT]
-            for conversation in conversations
-        ]
+        return [[*itertools.chain(*map(_echo_tokens, messages)), echo.END_OF_PROMPT] for messages in conversations]
 
     def text_tokens(self, text: str) -> TextTokens:
         """See ChatTokenizer."""
         return _Bytes(text.encode())
 
-    @staticmethod
-    def _message(message: Message) -> list[int]:
-        role, content = message["role"].encode(), message["content"].encode()
-        return [echo.START_OF_MESSAGE, *role, echo.END_OF_ROLE, *content]
+
+def _echo_tokens(message: Message) -> list[int]:
+    return [echo.START_OF_MESSAGE, *message["role"].encode(), echo.END_OF_ROLE, *message["content"].encode()]
 
 
 class _Bytes(bytes):

@@ -52,7 +52,7 @@ class Checkpoint:
         """
         for name in _part_names(self._store):
             termination.check()
-            yield from self.read(name)
+            yield from self._read(name)
 
     def save(self, path: Path, part: StoredFile) -> None:
         """Store one part.
@@ -65,8 +65,8 @@ class Checkpoint:
         except StorageError as error:
             raise StorageError(f"{error} {part.rows:,} finished rows are not in the checkpoint") from error
 
-    def read(self, name: str) -> Iterator[pa.Table]:
-        """Our columns of one part; nothing if it is damaged, so that its rows are answered anew."""
+    def _read(self, name: str) -> Iterator[pa.Table]:
+        """Nothing if the part is damaged, so that its rows are answered anew."""
         with temporary_folder() as folder:
             path = folder / "part.parquet"
             try:
@@ -123,12 +123,7 @@ def _hashes(keys: list[str]) -> npt.NDArray[np.uint64]:
 def restore(checkpoint: Checkpoint, prompts: Prompts, index: RowIndex, done: bytearray, writer: PartWriter) -> None:
     """Hand the checkpoint's answers to the writer, for every row of today's dataset that asks the same.
 
-    Args:
-        checkpoint: What an earlier attempt finished.
-        prompts: Today's dataset.
-        index: Its request keys.
-        done: By a row's number, 1 where it has its answer; is brought up to date.
-        writer: Takes the answers.
+    `done`, by a row's number 1 where it has its answer, is brought up to date.
     """
     for table in checkpoint.tables():
         for row, completion in _answers(table, prompts, index, done):

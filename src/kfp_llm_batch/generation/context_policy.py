@@ -19,16 +19,15 @@ class ContextPolicy:
     """Cuts the longest text of a conversation so that there is room for an answer.
 
     Args:
-        name: One of CONTEXT_POLICIES: `error` cuts nothing.
+        name: One of CONTEXT_POLICIES that cuts.
         tokenizer: The model's.
         max_model_len: Most tokens of prompt and answer together.
     """
 
     def __init__(self, *, name: str, tokenizer: ChatTokenizer, max_model_len: int) -> None:
-        self._kept_text = {"truncate_left": _right, "truncate_right": _left, "truncate_middle": _both}.get(name)
+        self._kept_text = {"truncate_left": _right, "truncate_right": _left, "truncate_middle": _both}[name]
         self._tokenizer = tokenizer
         self._max_model_len = max_model_len
-        self.cuts = self._kept_text is not None
 
     def shortened(self, conversation: list[Message]) -> list[Message]:
         """The conversation without what is so far beyond the context that encoding it would be a waste.
@@ -36,23 +35,17 @@ class ContextPolicy:
         10 MB of text take 9 s and 1.4 GB to encode; the ends of it that may be kept, a fraction of a second.
         """
         most = _CHARACTERS_PER_TOKEN * self._max_model_len
-        if not self._kept_text or all(len(message["content"]) <= most for message in conversation):
+        if all(len(message["content"]) <= most for message in conversation):
             return conversation
         return [{**message, "content": self._shortened_text(message["content"])} for message in conversation]
-
-    def most_prompt_tokens(self, max_tokens: int) -> int:
-        """How long a prompt may be."""
-        if not self._kept_text:
-            return self._max_model_len - 1
-        return self._max_model_len - max(1, min(max_tokens, self._max_model_len // 2))
 
     def cut(
         self, conversation: list[Message], token_ids: list[int], max_tokens: int, encode: EncodeOne
     ) -> list[int] | None:
-        """Token ids of the conversation after its longest text was cut; None if that cannot make enough room."""
-        if not self._kept_text:
+        """Token ids of the conversation after its longest text was cut; None if it fits, or cannot be made to."""
+        most = self._max_model_len - max(1, min(max_tokens, self._max_model_len // 2))
+        if len(token_ids) <= most:
             return None
-        most = self.most_prompt_tokens(max_tokens)
         texts = [self._tokenizer.text_tokens(message["content"]) for message in conversation]
         index = max(range(len(texts)), key=lambda number: (len(texts[number]), number))
         message, tokens = conversation[index], texts[index]
@@ -88,22 +81,20 @@ class ContextPolicy:
 
 
 def _left(text: str, tokens: TextTokens, keep: int) -> str:
-    return text[: _end(tokens, keep - 1)]
+    return text[: _characters(tokens, keep - 1)[1]]
 
 
 def _right(text: str, tokens: TextTokens, keep: int) -> str:
-    return text[_start(tokens, len(tokens) - keep) :]
+    return text[_characters(tokens, len(tokens) - keep)[0] :]
 
 
 def _both(text: str, tokens: TextTokens, keep: int) -> str:
-    head = _end(tokens, (keep + 1) // 2 - 1)
-    # One character may be several tokens: it must not be kept twice.
-    return text[:head] + text[max(head, _start(tokens, len(tokens) - keep // 2)) :] if keep > 1 else text[:head]
+    _, head = _characters(tokens, (keep + 1) // 2 - 1)
+    if keep == 1:
+        return text[:head]
+    tail, _ = _characters(tokens, len(tokens) - keep // 2)
+    return text[:head] + text[max(head, tail) :]  # one character may be several tokens: it must not be kept twice
 
 
-def _start(tokens: TextTokens, index: int) -> int:
-    return (tokens.token_to_chars(index) or (0, 0))[0]
-
-
-def _end(tokens: TextTokens, index: int) -> int:
-    return (tokens.token_to_chars(index) or (0, 0))[1]
+def _characters(tokens: TextTokens, index: int) -> tuple[int, int]:
+    return tokens.token_to_chars(index) or (0, 0)

@@ -75,11 +75,7 @@ class EarlierResult:
         return len(self._hashes)
 
     def claim(self, row_id: str, row: int) -> str | None:
-        """Take over the row of today's dataset that has this id.
-
-        Args:
-            row_id: Its id.
-            row: Its number.
+        """Take over the row of today's dataset with this id and number.
 
         Returns:
             The request key of the answer it has, or None if it has to be answered.

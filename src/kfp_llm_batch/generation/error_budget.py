@@ -51,9 +51,6 @@ class ErrorBudget:
     def check_finished(self, rows: int) -> None:
         """The last word, when all rows that will be are finished.
 
-        Args:
-            rows: How many they are.
-
         Raises:
             DataError, EngineError: As for `count`; also if none of them was answered.
         """

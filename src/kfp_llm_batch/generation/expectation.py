@@ -33,23 +33,15 @@ PROBE, ARITHMETIC = "probe", "arithmetic"
 def expected(
     config: GenerationConfig, prompts: PromptsManifest, model: Model, placement: Placement, job: JobFacts
 ) -> dict[str, Any]:
-    """The estimate of this job, as the manifest of its result keeps it; empty where nothing can be known.
-
-    Args:
-        config: What is generated.
-        prompts: For which rows.
-        model: By which model.
-        placement: Where the engines run.
-        job: All of its requests.
-    """
+    """The estimate of this job, as the manifest of its result keeps it; empty where nothing can be known."""
     path = estimate_path(config, prompts, model, placement.shares[0])
     try:
         return dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        return _by_arithmetic(config, model, placement, job)
+        pass
     except (OSError, ValueError) as error:
         _LOG.warning("The estimate %s cannot be read: %s", path, error)
-        return _by_arithmetic(config, model, placement, job)
+    return _by_arithmetic(config, model, placement, job)
 
 
 def keep(estimate: Mapping[str, Any], path: Path) -> None:

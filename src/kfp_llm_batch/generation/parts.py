@@ -30,10 +30,9 @@ WatchRow = Callable[[dict[str, Any]], None]
 
 
 def part_seconds(age_seconds: float) -> float:
-    """How long a part may be open: a young run loses a third of its work at most, an old one writes few small parts.
+    """How long a part may be open whose first row came so long after the first row of the run.
 
-    Args:
-        age_seconds: From the first row of the run to the first row of the part.
+    A young run loses a third of its work at most, an old one writes few small parts.
     """
     return min(MAX_SECONDS_PER_PART, max(MIN_SECONDS_PER_PART, age_seconds / 2))
 

@@ -67,7 +67,9 @@ class RowPreparer:
         self._model_digest = model_digest
         self._answer_settings = answer_settings
         self._max_model_len = max_model_len
-        self._policy = ContextPolicy(name=context_policy, tokenizer=tokenizer, max_model_len=max_model_len)
+        self._policy: ContextPolicy | None = None
+        if context_policy != "error":
+            self._policy = ContextPolicy(name=context_policy, tokenizer=tokenizer, max_model_len=max_model_len)
         self._effective_cache: dict[str | None, tuple[dict[str, Any], bytes]] = {}
 
     def prepare(self, batches: Iterable[NumberedBatch]) -> Iterator[list[PreparedRow]]:
@@ -135,13 +137,13 @@ class RowPreparer:
         if length < self._max_model_len:
             return parameters_fault
         message = f"The prompt has {length} tokens; the model takes {self._max_model_len} with the answer."
-        if self._policy.cuts and not parameters_fault:
+        if self._policy and not parameters_fault:
             message = f"{message} Cutting its longest message is not enough: the other messages alone fill the context."
         return "prompt_too_long", message
 
     def _cut(self, conversation: _Conversation, max_tokens: int) -> None:
         assert isinstance(conversation.encoded, list)
-        if len(conversation.encoded) <= self._policy.most_prompt_tokens(max_tokens):
+        if self._policy is None:
             return
         cut = self._policy.cut(conversation.messages, conversation.encoded, max_tokens, self._encode_or_none)
         if cut is not None:
@@ -167,8 +169,8 @@ class RowPreparer:
 class _Conversation:
     """Messages on their way to token ids."""
 
-    def __init__(self, messages: list[Message], policy: ContextPolicy) -> None:
-        self.messages = policy.shortened(messages)
+    def __init__(self, messages: list[Message], policy: ContextPolicy | None) -> None:
+        self.messages = policy.shortened(messages) if policy else messages
         self.encoded: list[int] | Fault = []
         self.is_cut = self.messages is not messages
 

@@ -61,13 +61,9 @@ def shared_answers(config: GenerationConfig) -> Checkpoint | None:
 def share_answers(
     shared: Checkpoint, folder: Path, parts: Iterable[StoredFile], provenance: Mapping[str, str | None]
 ) -> None:
-    """Add the answers that this run has generated to those that runs share.
+    """Add the answers that this run has generated to those that runs share; `provenance` is theirs.
 
-    Args:
-        shared: Where they go.
-        folder: The local result, in Parquet.
-        parts: Its parts.
-        provenance: Of its own answers; those that have one are of other runs, and shared already.
+    Answers of the local result that have one are of other runs, and shared already.
 
     Raises:
         StorageError: The store does not answer or refuses, or the local disk is full.

@@ -44,7 +44,8 @@ class SpecialTokens:
         self._texts = sorted({token.content for token in added}, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, self._texts)) or r"(?!)")
         self._is_plain = not any(token.single_word for token in added)
-        self._is_normalized = any(token.normalized for token in added) and bool(self._backend)
+        is_normalized = any(token.normalized for token in added)
+        self._normalizer = self._backend.normalizer if self._backend and is_normalized else None
 
     def find(self, conversation: Iterable[Message]) -> tuple[str, str] | None:
         """The first special token in a text, and the role of its message."""
@@ -91,12 +92,12 @@ class SpecialTokens:
 
     @functools.cached_property
     def _names(self) -> dict[str, str]:
-        return {text: _secret_name() for text in self._texts}
+        return {text: "".join(chr(secrets.choice(_PRIVATE_USE)) for _ in range(_NAME_LENGTH)) for text in self._texts}
 
     def _search(self, text: str) -> str | None:
         found = self._pattern.search(text)
-        if not found and self._is_normalized and self._backend and self._backend.normalizer:
-            found = self._pattern.search(self._backend.normalizer.normalize_str(text))
+        if not found and self._normalizer:
+            found = self._pattern.search(self._normalizer.normalize_str(text))
         return found[0] if found else None
 
     def _unused_character(self, conversation: list[Message]) -> str:
@@ -111,10 +112,6 @@ class SpecialTokens:
 def is_fast(tokenizer: Any) -> bool:
     """Whether a tokenizer of transformers is one of the library `tokenizers`."""
     return bool(getattr(tokenizer, "is_fast", False))
-
-
-def _secret_name() -> str:
-    return "".join(chr(secrets.choice(_PRIVATE_USE)) for _ in range(_NAME_LENGTH))
 
 
 def _renamed(source: str, names: dict[str, str]) -> str:
