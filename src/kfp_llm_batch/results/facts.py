@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,7 +62,7 @@ def read_facts(path: Path, output_format: str) -> Iterator[FactsBatch]:
     if output_format == "parquet":
         yield from _parquet_facts(path)
         return
-    rows, first = _json_rows(path, _UNPACK[output_format]), 1
+    rows, first = _json_rows(path, _unpack_openai if output_format == "openai" else _unpack_plain), 1
     while batch := list(itertools.islice(rows, BATCH_ROWS)):
         yield _checked(batch, first)
         first += len(batch)
@@ -77,7 +77,7 @@ def _checked(rows: Iterable[tuple[Any, ...]], first: int) -> FactsBatch:
     """
     batch = [RowFacts(*row) for row in rows]
     for number, row in enumerate(batch, start=first):
-        if problem := _problem(*row[:-2]) or _warnings_problem(row.warnings) or _provenance_problem(row):
+        if problem := _problem(row):
             raise UnreadablePartError(f"row {number} (counted from 1) {problem}")
     return FactsBatch(
         row_ids=[row.row_id for row in batch],
@@ -188,27 +188,24 @@ def _unpack_openai(row: dict[str, Any]) -> RowFacts:
     return RowFacts(row_id=row["custom_id"], completion=message and message["content"], error=row["error"], **facts)
 
 
-_UNPACK: Mapping[str, Callable[[dict[str, Any]], tuple[Any, ...]]] = {
-    "jsonl": _unpack_plain,
-    "openai": _unpack_openai,
-}
-
-
-def _problem(
-    row_id: object, request_key: object, status: object, prompt: object, completed: object, text: object, error: object
-) -> str:
-    if not (isinstance(row_id, str) and isinstance(request_key, str)):
+def _problem(row: Any) -> str:
+    """What is wrong with a RowFacts whose values may be of any type; empty if nothing is."""
+    if not (isinstance(row.row_id, str) and isinstance(row.request_key, str)):
         return "has no row_id or request_key"
-    if status not in STATUSES:
-        return f"has the unknown status {status!r}"
-    if not all(count is None or type(count) is int for count in (prompt, completed)):
+    if row.status not in STATUSES:
+        return f"has the unknown status {row.status!r}"
+    if not all(count is None or type(count) is int for count in (row.num_prompt_tokens, row.num_completion_tokens)):
         return "has a number of tokens that is no number"
-    if status in FAULTY:
-        has_code = isinstance(error, dict) and isinstance(error.get("code"), str)
-        return "" if has_code else f"has no error code, and its status is {status}"
-    if error is not None:
-        return f"has an error, and its status is {status}"
-    return "" if isinstance(text, str) else f"has no completion that is text, and its status is {status}"
+    return _answer_problem(row) or _warnings_problem(row.warnings) or _provenance_problem(row)
+
+
+def _answer_problem(row: Any) -> str:
+    if row.status in FAULTY:
+        has_code = isinstance(row.error, dict) and isinstance(row.error.get("code"), str)
+        return "" if has_code else f"has no error code, and its status is {row.status}"
+    if row.error is not None:
+        return f"has an error, and its status is {row.status}"
+    return "" if isinstance(row.completion, str) else f"has no completion that is text, and its status is {row.status}"
 
 
 def _warnings_problem(warnings: object) -> str:
