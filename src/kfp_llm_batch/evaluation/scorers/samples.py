@@ -4,61 +4,57 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, ClassVar
 
 from kfp_llm_batch.errors import ConfigurationError
-from kfp_llm_batch.evaluation.scorers.protocol import NeedsAllRows, Row, Score
-from kfp_llm_batch.evaluation.scorers.registry import make_scorer
-from kfp_llm_batch.evaluation.scorers.texts import folded
+from kfp_llm_batch.evaluation.scorers.protocol import Metric, NeedsAllRows, Row, Score
+from kfp_llm_batch.evaluation.scorers.registry import NamedScorer, make_scorer
 
 
-class InnerScorer:
-    """A scorer of single samples inside another one.
+@dataclass(frozen=True, kw_only=True)
+class ScorerOfSamples:
+    """A scorer whose metrics are one for each k, by what another scorer says of each sample."""
 
-    Args:
-        outer: Name of the other one, for messages.
-        specification: What `make_scorer` takes.
+    name: ClassVar[str]
+    version: ClassVar[int] = 1
 
-    Raises:
-        ConfigurationError: The inner scorer has to see all rows first, or its main metric is of no single row.
-    """
+    of: str | Mapping[str, Any]
+    """The scorer that says whether a sample is right: its main metric is 1."""
+    k: Sequence[int] = (1,)
 
-    def __init__(self, outer: str, specification: str | Mapping[str, Any]) -> None:
-        named = make_scorer(specification)
-        self.scorer = named.scorer
-        if isinstance(self.scorer, NeedsAllRows) or self.scorer.metrics[0].corpus:
+    def __post_init__(self) -> None:
+        if not self.k or min(self.k) < 1 or len(set(self.k)) < len(self.k):
             raise ConfigurationError(
-                f"Scorer {outer} cannot use {named.name}, which does not say of one sample whether it is right",
+                f"Scorer {self.name}: k is no list of different positive whole numbers",
+                received=list(self.k),
+                allowed=["[1, 5]"],
+            )
+        inner, name = self._inner.scorer, self._inner.name
+        if isinstance(inner, NeedsAllRows) or inner.metrics[0].corpus:
+            raise ConfigurationError(
+                f"Scorer {self.name} cannot use {name}, which does not say of one sample whether it is right",
                 remedy="Use one such as exact_match, numeric_match, multiple_choice or regex_match.",
             )
 
-    def verdicts(self, row: Row) -> list[bool] | None:
-        """Whether each sample is right; None if the row cannot be scored."""
-        scores = [self._score(row, index) for index in range(len(row.answers))]
-        values = [score.values[0] for score in scores if score is not None]
-        if len(values) < len(scores) or None in values:
-            return None
-        return [value == 1 for value in values]
+    @property
+    def needs_target(self) -> bool:
+        """As the inner scorer does."""
+        return self._inner.scorer.needs_target
 
-    def readings(self, row: Row) -> list[str | None]:
-        """What is read out of each sample; the text itself, where the scorer reads nothing out of any."""
-        scores = [self._score(row, index) for index in range(len(row.answers))]
-        found = [score.extracted if score else None for score in scores]
-        if any(reading is not None for reading in found):
-            return found
-        return [folded(answer.text) or None for answer in row.answers]
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        """One for each k."""
+        return tuple(Metric(name=f"{self.name.removesuffix('k')}{k}") for k in self.k)
 
-    def _score(self, row: Row, index: int) -> Score | None:
-        return self.scorer.score(dataclasses.replace(row, answers=(row.answers[index],)))
+    def score_samples(self, row: Row) -> list[Score] | None:
+        """The inner scorer's score of each sample; None if the row cannot be scored."""
+        samples = [dataclasses.replace(row, answers=(answer,)) for answer in row.answers]
+        scores = [score for sample in samples if (score := self._inner.scorer.score(sample)) is not None]
+        is_complete = len(scores) == len(samples) and all(score.values[0] is not None for score in scores)
+        return scores if is_complete else None
 
-
-def check_ks(name: str, ks: Sequence[int]) -> None:
-    """Refuse numbers of samples that are none, or repeated.
-
-    Raises:
-        ConfigurationError: One is not positive, or there are none.
-    """
-    if not ks or min(ks) < 1 or len(set(ks)) < len(ks):
-        raise ConfigurationError(
-            f"Scorer {name}: k is no list of different positive whole numbers", received=list(ks), allowed=["[1, 5]"]
-        )
+    @cached_property
+    def _inner(self) -> NamedScorer:
+        return make_scorer(self.of)
