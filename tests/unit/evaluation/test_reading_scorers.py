@@ -14,7 +14,7 @@ import regex
 from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support
 
 from kfp_llm_batch.errors import ConfigurationError, DataError
-from kfp_llm_batch.evaluation.scorers.numbers import numbers_in
+from kfp_llm_batch.evaluation.scorers.numeric_match import numbers_in
 from tests.unit.evaluation.answer_cases import ODD_TEXTS, make_row, score, scorer, value
 
 FORMATS = (

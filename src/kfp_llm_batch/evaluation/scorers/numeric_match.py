@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import ClassVar
 
 from kfp_llm_batch.errors import ConfigurationError
-from kfp_llm_batch.evaluation.scorers.numbers import numbers_in
 from kfp_llm_batch.evaluation.scorers.protocol import Metric, Row, Score, mean_of_answers, target_texts
 
 TAKES = ("marked", "first", "last")
+_CURRENCY = r"[$\u20ac\u00a3\u00a5\u20b9]"
+# A hyphen between digits or letters joins them, as in 5-3 or COVID-19; it is no sign.
+_NUMBER = re.compile(
+    rf"""(?<![\w.])(?P<sign>[-\u2212])?(?:{_CURRENCY}\s?)?
+    (?P<digits>(?:\d{{1,3}}(?:,\d{{3}})+(?!\d)|\d+)(?:\.\d+)?(?:[eE][+-]?\d{{1,3}}(?!\d))?|\.\d+)""",
+    re.VERBOSE | re.ASCII,
+)
+_MOST_DIGITS = 300
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +32,7 @@ class NumericMatch:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = True
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="numeric_match"),)
 
     tolerance: float = 0.0
     """Largest accepted difference."""
@@ -41,11 +51,6 @@ class NumericMatch:
                 raise ConfigurationError(
                     f"Scorer numeric_match: {name} is no number from 0", received=getattr(self, name)
                 )
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The share of right numbers."""
-        return (Metric(name="numeric_match"),)
 
     def score(self, row: Row) -> Score | None:
         """Compare with the number of every accepted target."""
@@ -73,3 +78,14 @@ class NumericMatch:
 
     def _allowed(self, target: Decimal) -> Decimal:
         return max(Decimal(str(self.tolerance)), Decimal(str(self.relative_tolerance)) * abs(target))
+
+
+def numbers_in(text: str) -> list[Decimal]:
+    """All numbers in their order, `1,234.50`, `-3` and `1e6` too; a percent sign and a currency are not part of one."""
+    matches = _NUMBER.finditer(unicodedata.normalize("NFKC", text))
+    return [_parsed(match) for match in matches if len(match["digits"]) <= _MOST_DIGITS]
+
+
+def _parsed(match: re.Match[str]) -> Decimal:
+    value = Decimal(match["digits"].replace(",", ""))
+    return -value if match["sign"] else value

@@ -18,12 +18,3 @@ def squad_normalized(text: str) -> str:
 def folded(text: str) -> str:
     """Without differences of case, of Unicode's compatible forms, and of white space."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
-
-
-_FENCE = re.compile(r"\A```[\w+-]*[ \t]*\n(?P<inside>.*?)\n?```\s*\Z", re.DOTALL)
-
-
-def without_fence(text: str) -> str:
-    """The inside of a Markdown code block, if the text is nothing else."""
-    match = _FENCE.match(text.strip())
-    return match["inside"] if match else text
