@@ -16,14 +16,10 @@ class Contains:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = True
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="contains"),)
 
     ignore_case: bool = True
     """Whether case, white space and Unicode's compatible forms make no difference."""
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The share of answers with the target in them."""
-        return (Metric(name="contains"),)
 
     def score(self, row: Row) -> Score:
         """Look for every accepted target."""

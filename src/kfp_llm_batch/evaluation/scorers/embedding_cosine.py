@@ -40,6 +40,7 @@ class EmbeddingCosine:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = True
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="embedding_cosine"),)
 
     model_uri: str
     """An encoder such as all-MiniLM-L6-v2, or any model with safetensors: as the parameter model_uri."""
@@ -48,11 +49,6 @@ class EmbeddingCosine:
     def __post_init__(self) -> None:
         if self.model_uri == "echo://":
             raise ConfigurationError("Scorer embedding_cosine: echo:// has no embeddings", received=self.model_uri)
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """Mean cosine."""
-        return (Metric(name="embedding_cosine"),)
 
     def prepare(self, rows: Callable[[], Iterator[Row]], folder: Path) -> Scorer:
         """Embed every different answer and target once."""

@@ -15,11 +15,7 @@ class Empty:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = False
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The share of empty answers."""
-        return (Metric(name="empty", higher_is_better=False, missing=1.0),)
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="empty", higher_is_better=False, missing=1.0),)
 
     def score(self, row: Row) -> Score:
         """Look at every answer."""

@@ -15,11 +15,7 @@ class ExactMatch:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = True
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The share of exact answers."""
-        return (Metric(name="exact_match"),)
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="exact_match"),)
 
     def score(self, row: Row) -> Score:
         """Compare with every accepted target."""

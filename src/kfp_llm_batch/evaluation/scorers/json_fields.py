@@ -25,16 +25,12 @@ class JsonFields:
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = True
     takes_objects: ClassVar[bool] = True
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="json_fields"), Metric(name="json_fields_all_right"))
 
     fields: Sequence[str] = ()
     """Top-level fields to look at; none means all of the target."""
     code_block: bool = True
     """Whether the answer may stand in a Markdown code block."""
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The mean share of fields, and the share of answers without a wrong one."""
-        return (Metric(name="json_fields"), Metric(name="json_fields_all_right"))
 
     def score(self, row: Row) -> Score | None:
         """Compare every answer with the target: an object, or its JSON text."""

@@ -21,6 +21,7 @@ class JsonSchema:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = False
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="json_schema"),)
 
     schema: Mapping[str, Any]
     code_block: bool = True
@@ -31,11 +32,6 @@ class JsonSchema:
             jsonschema.Draft202012Validator.check_schema(self.schema)
         except jsonschema.SchemaError as error:
             raise ConfigurationError(f"Scorer json_schema: the schema is none: {error.message}") from error
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The share of answers that follow the schema."""
-        return (Metric(name="json_schema"),)
 
     def score(self, row: Row) -> Score:
         """Validate every answer."""

@@ -17,14 +17,10 @@ class JsonValid:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = False
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="json_valid"),)
 
     code_block: bool = True
     """Whether the value may stand in a Markdown code block."""
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The share of answers that are JSON."""
-        return (Metric(name="json_valid"),)
 
     def score(self, row: Row) -> Score:
         """Parse every answer."""

@@ -21,6 +21,7 @@ class Language:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = False
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="language", missing=None),)
 
     expected: str = "en"
     """ISO 639 code."""
@@ -29,11 +30,6 @@ class Language:
         known = sorted(_identifier().labels)
         if self.expected not in known:
             raise ConfigurationError("Scorer language: unknown language", received=self.expected, allowed=known)
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The share of answers in that language."""
-        return (Metric(name="language", missing=None),)
 
     def score(self, row: Row) -> Score:
         """Identify the language of every answer."""

@@ -15,12 +15,10 @@ class Length:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = False
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """Neither is good or bad."""
-        names = ("length_characters", "length_tokens")
-        return tuple(Metric(name=name, unit=COUNT, higher_is_better=None, missing=None) for name in names)
+    metrics: ClassVar[Sequence[Metric]] = tuple(
+        Metric(name=name, unit=COUNT, higher_is_better=None, missing=None)
+        for name in ("length_characters", "length_tokens")
+    )
 
     def score(self, row: Row) -> Score:
         """Measure every answer; tokens are counted for all samples of a row together."""

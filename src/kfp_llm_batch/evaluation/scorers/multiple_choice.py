@@ -28,6 +28,7 @@ class MultipleChoice:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = True
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="multiple_choice"),)
 
     num_choices: int = 4
     choices_column: str | None = None
@@ -38,11 +39,6 @@ class MultipleChoice:
             raise ConfigurationError(
                 "Scorer multiple_choice: num_choices is out of bounds", received=self.num_choices, allowed=["2 to 26"]
             )
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The share of right choices."""
-        return (Metric(name="multiple_choice"),)
 
     def score(self, row: Row) -> Score | None:
         """Compare the chosen letter with the right one."""

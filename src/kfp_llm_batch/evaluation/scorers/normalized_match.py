@@ -16,11 +16,7 @@ class NormalizedMatch:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = True
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The share of equal answers."""
-        return (Metric(name="normalized_match"),)
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="normalized_match"),)
 
     def score(self, row: Row) -> Score:
         """Compare with every accepted target."""

@@ -34,6 +34,7 @@ class Refusal:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = False
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="refusal", higher_is_better=False, missing=None),)
 
     phrases: Sequence[str] = PHRASES
     """Regular expressions, looked for in the first 200 characters without regard to case."""
@@ -46,11 +47,6 @@ class Refusal:
                 raise ConfigurationError(
                     f"Scorer refusal: a phrase is no regular expression: {error}", received=phrase
                 ) from error
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The share of refusals."""
-        return (Metric(name="refusal", higher_is_better=False, missing=None),)
 
     def score(self, row: Row) -> Score:
         """Look at the beginning of every answer."""

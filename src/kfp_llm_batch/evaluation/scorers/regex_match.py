@@ -20,6 +20,7 @@ class RegexMatch:
     """1 if the first group, or else the whole match, equals the target; without comparison 1 if there is a match."""
 
     version: ClassVar[int] = 1
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="regex_match"),)
 
     pattern: str
     """A Python regular expression."""
@@ -42,11 +43,6 @@ class RegexMatch:
     def needs_target(self) -> bool:
         """A pattern that must only match needs none."""
         return self.compare
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The share of answers that match."""
-        return (Metric(name="regex_match"),)
 
     def score(self, row: Row) -> Score | None:
         """Search in every answer."""

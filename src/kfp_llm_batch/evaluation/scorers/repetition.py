@@ -16,17 +16,13 @@ class Repetition:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = False
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="repetition", higher_is_better=False, missing=None),)
 
     words: int = 4
 
     def __post_init__(self) -> None:
         if self.words < 1:
             raise ConfigurationError("Scorer repetition: words is no positive number", received=self.words)
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The mean share."""
-        return (Metric(name="repetition", higher_is_better=False, missing=None),)
 
     def score(self, row: Row) -> Score:
         """Look at every answer."""

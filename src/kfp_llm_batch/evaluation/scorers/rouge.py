@@ -20,18 +20,17 @@ _ANY_WORD = re.compile(r"[^\W_]+")
 
 @dataclass(frozen=True, kw_only=True)
 class Rouge:
-    """F-measures as the package rouge-score computes them without stemming; the best of several targets."""
+    """F-measures as the package rouge-score computes them without stemming; the best of several targets.
+
+    ROUGE-L is the main one.
+    """
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = True
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="rouge_l"), Metric(name="rouge_1"), Metric(name="rouge_2"))
 
     ascii_words: bool = True
     """Whether words are made of a-z and 0-9 alone, the convention; without it of the letters of any script."""
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """Mean F-measures; ROUGE-L is the main one."""
-        return (Metric(name="rouge_l"), Metric(name="rouge_1"), Metric(name="rouge_2"))
 
     def score(self, row: Row) -> Score:
         """Compare with every accepted target, for each measure by itself."""

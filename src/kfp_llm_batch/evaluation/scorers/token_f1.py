@@ -17,11 +17,7 @@ class TokenF1:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = True
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """Mean F1."""
-        return (Metric(name="token_f1"),)
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="token_f1"),)
 
     def score(self, row: Row) -> Score:
         """Compare with every accepted target."""

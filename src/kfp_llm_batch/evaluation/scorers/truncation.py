@@ -16,11 +16,7 @@ class Truncation:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = False
-
-    @property
-    def metrics(self) -> Sequence[Metric]:
-        """The share of cut answers."""
-        return (Metric(name="truncation", higher_is_better=False, missing=None),)
+    metrics: ClassVar[Sequence[Metric]] = (Metric(name="truncation", higher_is_better=False, missing=None),)
 
     def score(self, row: Row) -> Score:
         """Look at every answer's end."""
