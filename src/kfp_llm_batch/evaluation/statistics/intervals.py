@@ -16,7 +16,7 @@ RESAMPLES = 9_999
 MOST_UNITS_FOR_BCA = 5_000
 """BCa leaves out each unit once, which takes the square of their number; beyond, its corrections are of no size."""
 _RESAMPLES_OF_MANY = 1_999
-_INDICES_AT_ONCE = 2_000_000
+INDICES_AT_ONCE = 2_000_000
 _SEED = 20_240_229
 
 
@@ -41,8 +41,9 @@ def interval_of(measurements: Measurements) -> Interval | None:
         return _wilson(measurements)
     if measurements.num_units < 2:
         return None
-    if measurements.num_units > MOST_UNITS_FOR_BCA and measurements.of_sums is None and not measurements.is_clustered:
-        return _t(measurements.columns[:, 0])
+    if measurements.num_units > MOST_UNITS_FOR_BCA and measurements.is_mean_of_rows:
+        values = measurements.columns[:, 0]
+        return None if np.ptp(values) == 0 else of_mean(values)
     return bootstrap(measurements)
 
 
@@ -64,7 +65,7 @@ def bootstrap(measurements: Measurements) -> Interval | None:
             method=method,
             confidence_level=CONFIDENCE,
             n_resamples=RESAMPLES if is_small else _RESAMPLES_OF_MANY,
-            batch=max(1, _INDICES_AT_ONCE // num_units),
+            batch=max(1, INDICES_AT_ONCE // num_units),
             rng=np.random.default_rng(_SEED),
         )
     low, high = map(float, found.confidence_interval)
@@ -95,8 +96,7 @@ def _wilson(measurements: Measurements) -> Interval | None:
     return Interval(low=float(low), high=float(high), method="wilson")
 
 
-def _t(values: FloatArray) -> Interval | None:
-    if np.ptp(values) == 0:
-        return None
-    found = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
-    return Interval(low=float(found.low), high=float(found.high), method="t")
+def of_mean(values: FloatArray) -> Interval:
+    """Student's interval around the mean of many values."""
+    low, high = scipy.stats.ttest_1samp(values, 0.0).confidence_interval(CONFIDENCE)
+    return Interval(low=float(low), high=float(high), method="t")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -31,10 +32,15 @@ class Measurements:
         return len(self.columns)
 
     @property
+    def is_mean_of_rows(self) -> bool:
+        """Whether it is a mean of rows, each of which stands for itself."""
+        return self.of_sums is None and not self.is_clustered
+
+    @property
     def is_rate(self) -> bool:
         """Whether it is a share of rows that are 1, each for itself."""
         values = self.columns[:, 0]
-        return self.of_sums is None and not self.is_clustered and bool(((values == 0) | (values == 1)).all())
+        return self.is_mean_of_rows and bool(((values == 0) | (values == 1)).all())
 
     @property
     def is_all_or_nothing(self) -> bool:
@@ -63,42 +69,19 @@ def of_values(values: FloatArray, clusters: IntArray | None = None) -> Measureme
         values: One per row, without NaN.
         clusters: Number of each row's cluster, from 0; none if every row stands for itself.
     """
-    columns = np.column_stack([values, np.ones(len(values))])
-    return _measurements(columns, None, clusters)
+    return of_statistics(np.column_stack([values, np.ones(len(values))]), None, clusters)
 
 
 def of_statistics(
-    statistics: FloatArray, of_sums: Callable[[FloatArray], float], clusters: IntArray | None = None
+    columns: FloatArray, of_sums: Callable[[FloatArray], float] | None, clusters: IntArray | None = None
 ) -> Measurements:
     """A metric of all rows together.
 
     Args:
-        statistics: One line per row.
-        of_sums: The metric from the sums of all lines.
+        columns: One line per row.
+        of_sums: The metric from the sums of all lines, as in `Measurements`.
         clusters: As in `of_values`.
     """
-    return _measurements(statistics, of_sums, clusters)
-
-
-def difference(candidate: Measurements, baseline: Measurements) -> Measurements:
-    """Candidate minus baseline, of two runs whose units are the same and stand in the same order."""
-    width = candidate.columns.shape[1]
-
-    def of_sums(sums: FloatArray) -> float:
-        return float(candidate.from_sums(sums[None, :width])[0] - baseline.from_sums(sums[None, width:])[0])
-
-    return Measurements(
-        columns=np.hstack([candidate.columns, baseline.columns]),
-        of_sums=of_sums,
-        num_rows=candidate.num_rows,
-        is_clustered=candidate.is_clustered,
-        effective_units=candidate.effective_units,
-    )
-
-
-def _measurements(
-    columns: FloatArray, of_sums: Callable[[FloatArray], float] | None, clusters: IntArray | None
-) -> Measurements:
     num_rows, effective_units = len(columns), len(columns)
     if clusters is not None:
         sizes: IntArray = np.bincount(clusters).astype(np.int64)
@@ -113,3 +96,13 @@ def _measurements(
         is_clustered=clusters is not None,
         effective_units=effective_units,
     )
+
+
+def difference(candidate: Measurements, baseline: Measurements) -> Measurements:
+    """Candidate minus baseline, of two runs whose units are the same and stand in the same order."""
+    width = candidate.columns.shape[1]
+
+    def of_sums(sums: FloatArray) -> float:
+        return float(candidate.from_sums(sums[None, :width])[0] - baseline.from_sums(sums[None, width:])[0])
+
+    return dataclasses.replace(candidate, columns=np.hstack([candidate.columns, baseline.columns]), of_sums=of_sums)

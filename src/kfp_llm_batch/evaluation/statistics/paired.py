@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import scipy
 
 from kfp_llm_batch.evaluation.statistics.intervals import (
     CONFIDENCE,
+    INDICES_AT_ONCE,
     MOST_UNITS_FOR_BCA,
     RESAMPLES,
     Interval,
     bootstrap,
     from_indices,
+    of_mean,
 )
 from kfp_llm_batch.evaluation.statistics.measurements import FloatArray, IntArray, Measurements, difference
 
 _MOST_UNITS_TO_PERMUTE = 5_000
-_INDICES_AT_ONCE = 2_000_000
 _SEED = 20_240_301
 _EDGE = 1e-12
 _DEVIATE = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
@@ -115,8 +120,12 @@ def _changed_units(candidate: Measurements, baseline: Measurements) -> tuple[int
     """Of a metric of all rows together none is said to have changed."""
     if candidate.of_sums is not None:
         return 0, 0
-    changes = candidate.columns[:, 0] - baseline.columns[:, 0]
+    changes = _changes(candidate, baseline)
     return int((changes < 0).sum()), int((changes > 0).sum())
+
+
+def _changes(candidate: Measurements, baseline: Measurements) -> FloatArray:
+    return np.asarray(candidate.columns[:, 0] - baseline.columns[:, 0])
 
 
 def _mcnemar(lower: int, higher: int) -> float:
@@ -130,11 +139,8 @@ def _interval(candidate: Measurements, baseline: Measurements, largest: float | 
         return None
     if np.array_equal(candidate.columns, baseline.columns):
         return None if largest is None else _of_no_change(candidate.effective_units, largest)
-    is_mean = candidate.of_sums is None and not candidate.is_clustered
-    changes = candidate.columns[:, 0] - baseline.columns[:, 0]
-    if is_mean and candidate.num_units > MOST_UNITS_FOR_BCA:
-        low, high = scipy.stats.ttest_1samp(changes, 0.0).confidence_interval(CONFIDENCE)
-        return Interval(low=float(low), high=float(high), method="t")
+    if candidate.is_mean_of_rows and candidate.num_units > MOST_UNITS_FOR_BCA:
+        return of_mean(_changes(candidate, baseline))
     return bootstrap(difference(candidate, baseline))
 
 
@@ -155,16 +161,10 @@ def _permutation(candidate: Measurements, baseline: Measurements, interval: Inte
     # Exchanging equal values changes nothing, so that the other units alone decide.
     if len(changed) > _MOST_UNITS_TO_PERMUTE:
         return float(scipy.stats.ttest_rel(pairs[:, 0], pairs[:, 1]).pvalue), "t"
-    found = scipy.stats.permutation_test(
-        (changed[:, 0], changed[:, 1]),
-        lambda left, right, axis: np.mean(left - right, axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=max(1, _INDICES_AT_ONCE // len(changed)),
-        rng=np.random.default_rng(_SEED),
+    p_value = _p_of_permutations(
+        changed[:, 0], changed[:, 1], lambda left, right, axis: np.mean(left - right, axis=axis)
     )
-    return float(found.pvalue), "permutation"
+    return p_value, "permutation"
 
 
 def _corpus_test(candidate: Measurements, baseline: Measurements, interval: Interval | None) -> tuple[float, str]:
@@ -179,24 +179,22 @@ def _corpus_test(candidate: Measurements, baseline: Measurements, interval: Inte
 
 def _corpus_permutation(candidate: Measurements, baseline: Measurements) -> float:
     num_units = candidate.num_units
-    stacked = Measurements(
-        columns=np.vstack([candidate.columns, baseline.columns]),
-        of_sums=candidate.of_sums,
-        num_rows=candidate.num_rows,
-        is_clustered=candidate.is_clustered,
-        effective_units=candidate.effective_units,
-    )
+    stacked = dataclasses.replace(candidate, columns=np.vstack([candidate.columns, baseline.columns]))
 
     def statistic(left: IntArray, right: IntArray, axis: int) -> FloatArray:
         return from_indices(stacked, left) - from_indices(stacked, right)
 
+    return _p_of_permutations(np.arange(num_units), np.arange(num_units, 2 * num_units), statistic)
+
+
+def _p_of_permutations(left: npt.NDArray[Any], right: npt.NDArray[Any], statistic: Callable[..., FloatArray]) -> float:
     found = scipy.stats.permutation_test(
-        (np.arange(num_units), np.arange(num_units, 2 * num_units)),
+        (left, right),
         statistic,
         permutation_type="samples",
         vectorized=True,
         n_resamples=RESAMPLES,
-        batch=max(1, _INDICES_AT_ONCE // (2 * num_units)),
+        batch=max(1, INDICES_AT_ONCE // (len(left) + len(right))),
         rng=np.random.default_rng(_SEED),
     )
     return float(found.pvalue)
@@ -204,10 +202,8 @@ def _corpus_permutation(candidate: Measurements, baseline: Measurements) -> floa
 
 def _deviation(candidate: Measurements, baseline: Measurements, interval: Interval | None) -> float:
     """From the units where they have differences of their own, else from the interval, with room for no change."""
-    if candidate.of_sums is None and not candidate.is_clustered and candidate.num_units > 1:
-        changes = candidate.columns[:, 0] - baseline.columns[:, 0]
-        if changes.any():
-            return float(np.std(changes, ddof=1))
+    if candidate.is_mean_of_rows and candidate.num_units > 1 and (changes := _changes(candidate, baseline)).any():
+        return float(np.std(changes, ddof=1))
     if interval is None:
         return math.nan
     return interval.half_width / _DEVIATE * math.sqrt(candidate.num_units)
