@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 from kfp_llm_batch.errors import ConfigurationError, GateError
 from kfp_llm_batch.evaluation.scorers.protocol import COUNT, POINTS, Metric
@@ -102,7 +101,8 @@ def decide(compared: Sequence[tuple[Metric, Paired]], config: GateConfig) -> Gat
 
 
 def _gated(metric: Metric, paired: Paired, p_value: float, config: GateConfig, num_metrics: int) -> GatedMetric:
-    margin = config.margin * (100 if metric.unit == POINTS else 1)
+    scale = metric.largest or 1.0
+    margin = config.margin * scale
     loss, low, high = _loss(metric, paired)
     is_worse = p_value <= ALPHA and loss > 0
     outcome = PASS if high is not None and high < margin else INCONCLUSIVE
@@ -110,8 +110,9 @@ def _gated(metric: Metric, paired: Paired, p_value: float, config: GateConfig, n
     needed = None
     if outcome == INCONCLUSIVE:
         needed = units_to_decide(loss, deviation=paired.deviation, margin=margin, alpha=ALPHA)
-    power_of = partial(_power, metric=metric, paired=paired, margin=margin, alpha=ALPHA / num_metrics)
-    scale = 100 if metric.unit == POINTS else 1
+    detectable = detectable_loss(
+        lambda share: power_at(share * scale, metric, paired, config, num_metrics), config.margin
+    )
     return GatedMetric(
         metric=metric.name,
         outcome=outcome,
@@ -121,7 +122,7 @@ def _gated(metric: Metric, paired: Paired, p_value: float, config: GateConfig, n
         p_value=p_value,
         is_worse=is_worse,
         margin=margin,
-        detectable_loss=_scaled(detectable_loss(lambda share: power_of(share * scale), config.margin), scale),
+        detectable_loss=None if detectable is None else detectable * scale,
         units_needed=needed,
         reason=_reason(metric, outcome, loss, high, margin, needed, is_worse=is_worse),
     )
@@ -143,11 +144,7 @@ def enforce(outcome: str, config: GateConfig, report_uri: str) -> None:
 
 def power_at(loss: float, metric: Metric, paired: Paired, config: GateConfig, num_metrics: int = 1) -> float:
     """How often a true loss would fail the gate in runs like this one."""
-    margin = config.margin * (100 if metric.unit == POINTS else 1)
-    return _power(loss, metric=metric, paired=paired, margin=margin, alpha=ALPHA / num_metrics)
-
-
-def _power(loss: float, *, metric: Metric, paired: Paired, margin: float, alpha: float) -> float:
+    margin, alpha = config.margin * (metric.largest or 1.0), ALPHA / num_metrics
     if paired.is_rate:
         gains = paired.num_higher if metric.higher_is_better else paired.num_lower
         return power_for_rates(loss, gains=gains, units=paired.num_units, margin=margin, alpha=alpha)
@@ -157,20 +154,17 @@ def _power(loss: float, *, metric: Metric, paired: Paired, margin: float, alpha:
 
 
 def _loss(metric: Metric, paired: Paired) -> tuple[float, float | None, float | None]:
-    bounds = paired.interval and (paired.interval.low, paired.interval.high)
-    if metric.higher_is_better:
-        return -paired.difference, *((-bounds[1], -bounds[0]) if bounds else (None, None))
-    return paired.difference, *(bounds or (None, None))
+    loss = -metric.sign * paired.difference
+    if paired.interval is None:
+        return loss, None, None
+    low, high = sorted(-metric.sign * end for end in (paired.interval.low, paired.interval.high))
+    return loss, low, high
 
 
 def _one_sided(metric: Metric, paired: Paired) -> float:
     """Of the two-sided tests each side has the half."""
     loss = _loss(metric, paired)[0]
     return paired.p_value / 2 if loss > 0 else 1 - paired.p_value / 2
-
-
-def _scaled(value: float | None, scale: float) -> float | None:
-    return None if value is None else value * scale
 
 
 def _reason(

@@ -20,7 +20,7 @@ from kfp_llm_batch.evaluation.report.figures import (
     slice_changes,
     slice_charts,
 )
-from kfp_llm_batch.evaluation.report.row_choice import best_score, shown_rows
+from kfp_llm_batch.evaluation.report.row_choice import shown_rows
 from kfp_llm_batch.evaluation.run_folder import EvaluatedRun
 from kfp_llm_batch.evaluation.scorers.protocol import POINTS
 from kfp_llm_batch.evaluation.statistics.intervals import interval_of
@@ -90,7 +90,7 @@ def content(given: ReportInput, *, with_rows: bool = True) -> dict[str, Any]:
         "row_data": {
             "rows": shown_rows(given.run, browsed, given.comparison, given.baseline) if with_rows else [],
             "metric": browsed,
-            "best": best_score(given.run.measurements.metrics[browsed]),
+            "best": given.run.measurements.metrics[browsed].best,
             "total": manifest.rows,
             "compared": given.comparison is not None,
         },

@@ -30,8 +30,7 @@ def slice_changes(comparison: Comparison | None) -> list[dict[str, Any]]:
         return []
     main = comparison.metrics[0].metric if comparison.metrics else comparison.slices[0].metric
     entries = [entry for entry in comparison.slices if entry.metric.name == main.name]
-    sign = 1 if main.higher_is_better is not False else -1
-    entries = sorted(entries, key=lambda entry: sign * entry.paired.difference)
+    entries = sorted(entries, key=lambda entry: main.sign * entry.paired.difference)
     bars = [_change_bar(entry, f"{entry.column}: {entry.value}") for entry in entries]
     return [{"metric": main.name, "chart": forest(bars, main.unit, is_change=True)}]
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from kfp_llm_batch.evaluation.comparison import Comparison
 from kfp_llm_batch.evaluation.run_folder import EvaluatedRun
-from kfp_llm_batch.evaluation.scorers.protocol import COUNT, POINTS, SHARE, FloatArray, Metric
+from kfp_llm_batch.evaluation.scorers.protocol import FloatArray
 from kfp_llm_batch.evaluation.statistics.measurements import IntArray
 
 MOST_ROWS = 2_000
@@ -37,7 +37,7 @@ def shown_rows(
         earlier[comparison.candidate_rows] = baseline.table.values(metric)[comparison.baseline_rows]
     if comparison:
         places = dict(zip(comparison.candidate_rows.tolist(), comparison.baseline_rows.tolist(), strict=True))
-    sign = -1.0 if run.measurements.metrics[metric].higher_is_better is False else 1.0
+    sign = run.measurements.metrics[metric].sign
     numbers = _most_telling(sign * scores, sign * earlier)
     before = None if baseline is None else _Texts(baseline)
     texts = _Texts(run)
@@ -62,13 +62,6 @@ def _most_telling(scores: FloatArray, earlier: FloatArray) -> IntArray:
     change = np.nan_to_num(scores - earlier)
     rank = np.select([change < 0, change > 0, np.isnan(scores)], [0, 1, 3], default=2)
     return np.asarray(np.lexsort((np.arange(len(scores)), np.nan_to_num(scores), rank))[:MOST_ROWS])
-
-
-def best_score(metric: Metric) -> float | None:
-    """What a row that is right has; None if no value is better than others, or there is no best."""
-    if metric.higher_is_better is None or (metric.higher_is_better and metric.unit == COUNT):
-        return None
-    return {SHARE: 1.0, POINTS: 100.0}[metric.unit] if metric.higher_is_better else 0.0
 
 
 def _turned(score: float, earlier: float) -> str:

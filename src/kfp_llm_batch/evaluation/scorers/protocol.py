@@ -35,6 +35,16 @@ class Metric:
         """The end of its scale, or None."""
         return {SHARE: 1.0, POINTS: 100.0}.get(self.unit)
 
+    @property
+    def best(self) -> float | None:
+        """What a row that is right has; None if no value is better than others, or there is no best."""
+        return {True: self.largest, False: 0.0, None: None}[self.higher_is_better]
+
+    @property
+    def sign(self) -> int:
+        """By which values are multiplied, so that the higher one is the better one."""
+        return -1 if self.higher_is_better is False else 1
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer:
