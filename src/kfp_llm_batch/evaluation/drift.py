@@ -14,11 +14,9 @@ from kfp_llm_batch.evaluation.scorers.protocol import FloatArray
 
 SMALL, LARGE = 0.1, 0.25
 """Below, a change is called small, above, large: of both measures, which go from 0 to 1."""
-_NUMBERS = {
-    "prompt tokens": "num_prompt_tokens",
-    "generated tokens": "num_completion_tokens",
-}
+_NUMBERS = {"prompt tokens": "num_prompt_tokens", "generated tokens": "num_completion_tokens"}
 _CLASSES = {"status": "status", "finish reason": "finish_reason"}
+_SCORERS_OF_CLASSES = ("classification", "language", "multiple_choice")
 _SHOWN_CLASSES = 3
 
 
@@ -41,19 +39,15 @@ class Drift:
 
 def drift(candidate: EvaluatedRun, baseline: EvaluatedRun) -> tuple[Drift, ...]:
     """All properties that both runs have, the largest change first."""
-    found = [
-        _of_numbers(name, *(_numbers(run, column) for run in (baseline, candidate)))
-        for name, column in _NUMBERS.items()
-    ]
-    found += [
-        _of_classes(name, *(_texts(run, column) for run in (baseline, candidate))) for name, column in _CLASSES.items()
-    ]
-    keys = [named.key for named in candidate.scorers if named.name in ("classification", "language", "multiple_choice")]
     known = {named.key for named in baseline.scorers}
-    found += [
-        _of_classes(f"answers by {key}", *(_texts(run, f"extracted.{key}") for run in (baseline, candidate)))
-        for key in keys
-        if key in known
+    keys = [named.key for named in candidate.scorers if named.name in _SCORERS_OF_CLASSES and named.key in known]
+    classes = _CLASSES | {f"answers by {key}": f"extracted.{key}" for key in keys}
+    found = [
+        *(
+            _of_numbers(name, baseline.table.numbers(column), candidate.table.numbers(column))
+            for name, column in _NUMBERS.items()
+        ),
+        *(_of_classes(name, _texts(baseline, column), _texts(candidate, column)) for name, column in classes.items()),
     ]
     return tuple(sorted((entry for entry in found if entry is not None), key=lambda entry: -entry.effect))
 
@@ -83,10 +77,6 @@ def _of_classes(name: str, before: Sequence[str], now: Sequence[str]) -> Drift |
         before=_commonest(counts[0]),
         now=_commonest(counts[1]),
     )
-
-
-def _numbers(run: EvaluatedRun, column: str) -> FloatArray:
-    return np.asarray(run.table.column(column).drop_null().to_numpy(), dtype=np.float64)
 
 
 def _texts(run: EvaluatedRun, column: str) -> list[str]:

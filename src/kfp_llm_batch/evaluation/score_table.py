@@ -196,6 +196,10 @@ class ScoreTable:
         wanted = "source" if "." in name else f"source.{name}"
         return pc.struct_field(self._read(wanted).column("source"), [name])
 
+    def numbers(self, name: str) -> FloatArray:
+        """What `column` gives, without rows that have none."""
+        return np.asarray(self.column(name).drop_null().to_numpy(), dtype=np.float64)
+
     def values(self, metric: str) -> FloatArray:
         """A metric's values of all rows, NaN where a row has none."""
         return np.asarray(self.column(f"scores.{metric}").to_numpy(), dtype=np.float64)

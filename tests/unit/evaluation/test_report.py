@@ -4,12 +4,13 @@ import json
 import re
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 
 from kfp_llm_batch.evaluation.comparison import compare_runs
 from kfp_llm_batch.evaluation.drift import drift
 from kfp_llm_batch.evaluation.gate import GateConfig
-from kfp_llm_batch.evaluation.report.charts import Bar, Point, forest, histogram, history, shown
+from kfp_llm_batch.evaluation.report.charts import Mark, forest, histogram, history, shown
 from kfp_llm_batch.evaluation.report.content import ReportInput
 from kfp_llm_batch.evaluation.report.markdown import markdown_report
 from kfp_llm_batch.evaluation.report.page import html_report
@@ -197,11 +198,12 @@ def test_numbers_as_people_read_them():
 
 def test_charts_stay_within_their_frame_and_escape_their_labels():
     bars = [
-        Bar(label="<b>" + "long " * 20, value=0.5, low=0.4, high=0.6, rows=10),
-        Bar(label="b", value=0.5, low=None, high=None, rows=1),
+        Mark(label="<b>" + "long " * 20, value=0.5, low=0.4, high=0.6, rows=10),
+        Mark(label="b", value=0.5, low=None, high=None, rows=1),
     ]
-    points = [Point(label="<b>", value=0.2 * index, low=None, high=None) for index in range(4)]
-    charts = [forest(bars, "share"), histogram([[1.0, 1.0], [1.0]], ["a", "b"], "count"), history(points, "share")]
+    points = [Mark(label="<b>", value=0.2 * index, low=None, high=None, rows=1) for index in range(4)]
+    spread = {"a": np.array([1.0, 1.0]), "b": np.array([1.0])}
+    charts = [forest(bars, "share"), histogram(spread, "count"), history(points, "share")]
     for chart in charts:
         assert "<b>" not in chart
         places = [float(place) for place in re.findall(r'(?:x|x1|x2|cx)="(-?[\d.]+)"', chart)]

@@ -12,7 +12,7 @@ from kfp_llm_batch.evaluation.comparison import ComparedMetric, Comparison
 from kfp_llm_batch.evaluation.drift import Drift
 from kfp_llm_batch.evaluation.gate import FAIL, NO_BASELINE, GatedMetric
 from kfp_llm_batch.evaluation.manifest import EvaluationManifest
-from kfp_llm_batch.evaluation.report.charts import shown
+from kfp_llm_batch.evaluation.report.charts import moment, shown
 from kfp_llm_batch.evaluation.report.figures import (
     changes_chart,
     distributions,
@@ -46,7 +46,6 @@ class ReportInput:
     earlier: Sequence[EvaluationManifest] = ()
     """Runs before this one, oldest first."""
     drift: Sequence[Drift] = ()
-    warnings: Sequence[str] = ()
 
     @property
     def outcome(self) -> str:
@@ -65,15 +64,14 @@ def content(given: ReportInput, *, with_rows: bool = True) -> dict[str, Any]:
     main = manifest.metrics[0]["metric"]
     by_rows = _main_of_rows(given.run)
     browsed = _metric_of_the_browser(given, by_rows)
+    compared = {entry.metric.name: entry for entry in given.comparison.metrics} if given.comparison else {}
     return {
         "outcome": given.outcome,
         "headline": OUTCOMES[given.outcome],
         "reason": given.comparison.decision.reason if given.comparison else "",
         "facts": _facts(given),
-        "warnings": [*given.warnings, *(given.comparison.likeness.differences if given.comparison else ())],
-        "metrics": [
-            _metric_line(entry, _of(given.comparison, entry["metric"]), manifest.noise) for entry in manifest.metrics
-        ],
+        "warnings": given.comparison.likeness.differences if given.comparison else (),
+        "metrics": [_metric_line(entry, compared.get(entry["metric"]), manifest.noise) for entry in manifest.metrics],
         "gate": [_gate_line(entry) for entry in given.comparison.decision.metrics] if given.comparison else [],
         "changes": changes_chart(given.comparison),
         "slices": slice_charts(manifest, main),
@@ -84,7 +82,7 @@ def content(given: ReportInput, *, with_rows: bool = True) -> dict[str, Any]:
         "noise": _noise_text(manifest.noise),
         "history": history_chart([*given.earlier, manifest], main),
         "history_metric": main,
-        "drift": [_drift_line(entry) for entry in given.drift],
+        "drift": given.drift,
         "row_metric": by_rows,
         "browsed_metric": browsed,
         "row_data": {
@@ -118,13 +116,13 @@ def _facts(given: ReportInput) -> list[tuple[str, str]]:
         ("Model", str(result["model"].get("uri"))),
         ("Dataset", str(result["dataset"].get("uri"))),
         ("Rows", f"{manifest.rows:,} ({statuses or 'none'})"),
-        ("Answered", _moment(result["created_at"])),
-        ("Scored", _moment(manifest.created_at)),
+        ("Answered", f"{moment(result['created_at'])} UTC"),
+        ("Scored", f"{moment(manifest.created_at)} UTC"),
     ]
     if given.baseline:
         before = given.baseline.manifest.result
         facts.append(
-            ("Baseline", f"{given.baseline_uri}: {before['model'].get('uri')}, {_moment(before['created_at'])}")
+            ("Baseline", f"{given.baseline_uri}: {before['model'].get('uri')}, {moment(before['created_at'])} UTC")
         )
     if given.comparison:
         likeness = given.comparison.likeness
@@ -136,16 +134,6 @@ def _facts(given: ReportInput) -> list[tuple[str, str]]:
             )
         )
     return facts
-
-
-def _moment(stamp: str) -> str:
-    """A time in UTC without what nobody reads."""
-    return f"{stamp[:16].replace('T', ' ')} UTC"
-
-
-def _of(comparison: Comparison | None, metric: str) -> ComparedMetric | None:
-    entries = comparison.metrics if comparison else ()
-    return next((entry for entry in entries if entry.metric.name == metric), None)
 
 
 def _noise_text(noise: Mapping[str, Any]) -> str:
@@ -180,7 +168,7 @@ def _metric_line(entry: dict[str, Any], compared: ComparedMetric | None, noise: 
         "direction": compared.direction,
         "turned": f"{paired.num_lower:,} lower, {paired.num_higher:,} higher",
         "by_chance": "" if by_chance is None else f"{100 * by_chance / noise['rows']:.0f}%",
-        "p": p_text(compared.p_adjusted),
+        "p": "<0.001" if compared.p_adjusted < 0.001 else f"{compared.p_adjusted:.3f}",
     }
 
 
@@ -194,11 +182,6 @@ def interval_text(low: float | None, high: float | None, unit: str, *, is_change
     if low is None or high is None:
         return ""
     return f"{shown(low, unit, is_change=is_change)} to {shown(high, unit, is_change=is_change)}"
-
-
-def p_text(p_value: float) -> str:
-    """A p-value, of which more digits say nothing."""
-    return "<0.001" if p_value < 0.001 else f"{p_value:.3f}"
 
 
 def _gate_line(entry: GatedMetric) -> dict[str, str]:
@@ -223,14 +206,3 @@ def _completeness(run: EvaluatedRun, metric: str) -> list[dict[str, str]]:
         share = f"{100 * rows.mean():.1f}%"
         lines.append({"status": str(status), "rows": f"{rows.sum():,}", "share": share, "score": value})
     return lines
-
-
-def _drift_line(entry: Drift) -> dict[str, str]:
-    return {
-        "name": entry.name,
-        "size": f"{entry.effect:.2f}",
-        "measure": entry.measure,
-        "before": entry.before,
-        "now": entry.now,
-        "verdict": entry.verdict,
-    }

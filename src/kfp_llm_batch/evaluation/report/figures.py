@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from kfp_llm_batch.evaluation.comparison import ComparedMetric, Comparison
 from kfp_llm_batch.evaluation.manifest import EvaluationManifest
-from kfp_llm_batch.evaluation.report.charts import Bar, Point, forest, histogram, history
+from kfp_llm_batch.evaluation.report.charts import Mark, forest, histogram, history, moment
 from kfp_llm_batch.evaluation.run_folder import EvaluatedRun
 from kfp_llm_batch.evaluation.scorers.protocol import COUNT
 
@@ -20,8 +20,8 @@ def changes_chart(comparison: Comparison | None) -> Markup | None:
         return None
     # One scale for all: shares and points have none in common.
     unit = comparison.metrics[0].metric.unit if comparison.metrics else ""
-    bars = [_change_bar(entry, entry.metric.name) for entry in comparison.metrics if entry.metric.unit == unit]
-    return forest(bars, unit, is_change=True) if bars else None
+    marks = [_change(entry, entry.metric.name) for entry in comparison.metrics if entry.metric.unit == unit]
+    return forest(marks, unit, is_change=True) if marks else None
 
 
 def slice_changes(comparison: Comparison | None) -> list[dict[str, Any]]:
@@ -31,19 +31,19 @@ def slice_changes(comparison: Comparison | None) -> list[dict[str, Any]]:
     main = comparison.metrics[0].metric if comparison.metrics else comparison.slices[0].metric
     entries = [entry for entry in comparison.slices if entry.metric.name == main.name]
     entries = sorted(entries, key=lambda entry: main.sign * entry.paired.difference)
-    bars = [_change_bar(entry, f"{entry.column}: {entry.value}") for entry in entries]
-    return [{"metric": main.name, "chart": forest(bars, main.unit, is_change=True)}]
+    marks = [_change(entry, f"{entry.column}: {entry.value}") for entry in entries]
+    return [{"metric": main.name, "chart": forest(marks, main.unit, is_change=True)}]
 
 
-def _change_bar(entry: ComparedMetric, label: str) -> Bar:
+def _change(entry: ComparedMetric, label: str) -> Mark:
     interval = entry.paired.interval
-    return Bar(
+    return Mark(
         label=label,
         value=entry.paired.difference,
         low=interval.low if interval else None,
         high=interval.high if interval else None,
         rows=entry.paired.num_rows,
-        is_marked=entry.direction == "worse",
+        is_special=entry.direction == "worse",
     )
 
 
@@ -51,19 +51,28 @@ def slice_charts(manifest: EvaluationManifest, metric: str) -> list[dict[str, An
     """One metric of one run, by every column that is looked at."""
     charts = []
     for column in manifest.slice_columns:
-        bars, unit = [], ""
-        for entry in (entry for entry in manifest.slices if entry["column"] == column):
-            (found,) = [estimate for estimate in entry["estimates"] if estimate["metric"] == metric]
-            if found["value"] is not None:
-                unit = found["unit"]
-                bars.append(_bar(entry["value"], found))
-        if bars:
-            charts.append({"column": column, "metric": metric, "chart": forest(bars, unit)})
+        found = [
+            (entry["value"], estimate)
+            for entry in manifest.slices
+            if entry["column"] == column
+            for estimate in entry["estimates"]
+            if estimate["metric"] == metric and estimate["value"] is not None
+        ]
+        if found:
+            chart = forest([_mark(label, estimate) for label, estimate in found], found[0][1]["unit"])
+            charts.append({"column": column, "metric": metric, "chart": chart})
     return charts
 
 
-def _bar(label: str, found: Mapping[str, Any]) -> Bar:
-    return Bar(label=label, value=found["value"], low=found["low"], high=found["high"], rows=found["n_scored"])
+def _mark(label: str, estimate: Mapping[str, Any], *, is_special: bool = False) -> Mark:
+    return Mark(
+        label=label,
+        value=estimate["value"],
+        low=estimate["low"],
+        high=estimate["high"],
+        rows=estimate["n_scored"],
+        is_special=is_special,
+    )
 
 
 def distributions(run: EvaluatedRun, baseline: EvaluatedRun | None, metric: str) -> list[dict[str, Any]]:
@@ -74,15 +83,10 @@ def distributions(run: EvaluatedRun, baseline: EvaluatedRun | None, metric: str)
     charts = []
     for title, column, unit_of_column in wanted:
         having = [(name, run) for name, run in runs if metric in run.measurements.metrics]
-        series = [(name, values) for name, run in having if (values := _numbers(run, column))]
+        series = {name: values for name, run in having if len(values := run.table.numbers(column))}
         if series:
-            chart = histogram([values for _, values in series], [name for name, _ in series], unit_of_column)
-            charts.append({"title": title, "chart": chart})
+            charts.append({"title": title, "chart": histogram(series, unit_of_column)})
     return charts
-
-
-def _numbers(run: EvaluatedRun, column: str) -> list[float]:
-    return [float(value) for value in run.table.column(column).drop_null().to_pylist()]
 
 
 def history_chart(manifests: Sequence[EvaluationManifest], metric: str) -> Markup | None:
@@ -93,14 +97,8 @@ def history_chart(manifests: Sequence[EvaluationManifest], metric: str) -> Marku
         for entry in manifest.metrics
         if entry["metric"] == metric and entry["value"] is not None
     ]
-    points = [
-        Point(
-            label=str(manifest.result["created_at"])[:16].replace("T", " "),
-            value=entry["value"],
-            low=entry["low"],
-            high=entry["high"],
-            is_current=manifest is manifests[-1],
-        )
+    marks = [
+        _mark(moment(manifest.result["created_at"]), entry, is_special=manifest is manifests[-1])
         for manifest, entry in found
     ]
-    return history(points, found[-1][1]["unit"]) if len(points) > 1 else None
+    return history(marks, found[-1][1]["unit"]) if len(marks) > 1 else None
