@@ -24,7 +24,7 @@ from kfp_llm_batch.results.audit import audit_result
 from kfp_llm_batch.sharding.answering import answer_in_turn
 from kfp_llm_batch.sharding.job import JobAddress
 from kfp_llm_batch.sharding.merging import merge_shards
-from kfp_llm_batch.sharding.preparing import prepare_job
+from kfp_llm_batch.sharding.preparing import JobConfig, prepare_job
 from kfp_llm_batch.sharding.sizing import ShardingConfig
 from kfp_llm_batch.sharding.splitting import count_buckets, write_shards
 
@@ -53,7 +53,8 @@ def split(folder: Path, shards: int) -> None:
 def prepare(folder: Path, shards: int) -> None:
     """The whole of split_dataset."""
     generation = GenerationConfig(model_uri="echo://", output_uri=str(folder / "output"))
-    address, _ = prepare_job(_dataset(folder), generation, ShardingConfig(num_shards=str(shards)))
+    sharding = ShardingConfig(num_shards=str(shards))
+    address, _ = prepare_job(JobConfig(dataset=_dataset(folder), generation=generation, sharding=sharding))
     (folder / "job").write_text(address.uri, encoding="utf-8")
 
 

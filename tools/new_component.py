@@ -52,10 +52,10 @@ def NAME(
     from pathlib import Path
 
     from kfp_llm_batch import NAME
-    from kfp_llm_batch.steps import step
+    from kfp_llm_batch.steps import step, write_outputs
 
     with step(""):
-        Path(report.path).write_text(NAME.NAME(Path(completions.path)), encoding="utf-8")
+        write_outputs({report.path: NAME.NAME(Path(completions.path))})
 '''
 
 _INIT = '''"""The component `NAME`."""

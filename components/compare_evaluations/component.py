@@ -34,13 +34,12 @@ def compare_evaluations(
     from pathlib import Path
 
     from kfp_llm_batch.evaluation import comparing
-    from kfp_llm_batch.steps import step
+    from kfp_llm_batch.steps import step, write_outputs
 
     with step(storage_endpoint):
         config = comparing.ComparisonConfig.from_parameters(parameters)
         found = comparing.compare_evaluations(config, Path(scores.path))
         for name, value in found.metrics.items():
             metrics.log_metric(name, value)
-        Path(report.path).write_text(found.html, "utf-8")
-        Path(summary.path).write_text(found.markdown, "utf-8")
+        write_outputs({report.path: found.html, summary.path: found.markdown})
     return found.outcome

@@ -36,7 +36,7 @@ def evaluate_completions(
 
     from kfp_llm_batch.evaluation import reporting, scoring
     from kfp_llm_batch.evaluation.config import EvaluationConfig
-    from kfp_llm_batch.steps import step
+    from kfp_llm_batch.steps import step, write_outputs
 
     with step(storage_endpoint):
         config = EvaluationConfig.from_parameters(parameters)
@@ -47,4 +47,4 @@ def evaluate_completions(
             metrics.log_metric(name, value)
         for matrix in manifest.confusion.values():
             classification.log_confusion_matrix(matrix["classes"], matrix["matrix"])
-        Path(report.path).write_text(reporting.html_of_run(Path(scores.path)), "utf-8")
+        write_outputs({report.path: reporting.html_of_run(Path(scores.path))})

@@ -53,7 +53,7 @@ def generate_completions(
     from kfp_llm_batch.generation import generating
     from kfp_llm_batch.generation import report as reports
     from kfp_llm_batch.generation.config import GenerationConfig
-    from kfp_llm_batch.steps import step
+    from kfp_llm_batch.steps import step, write_outputs
 
     with step(storage_endpoint):
         cache = Path(engine_cache.path) if engine_cache else None
@@ -61,4 +61,4 @@ def generate_completions(
         manifest = generating.generate(config, Path(prompts.path), Path(completions.path))
         for name, value in reports.metrics(manifest).items():
             metrics.log_metric(name, value)
-        Path(report.path).write_text(reports.markdown_report(manifest, Path(completions.path)), "utf-8")
+        write_outputs({report.path: reports.markdown_report(manifest, Path(completions.path))})

@@ -26,11 +26,11 @@ def generate_shards(
     from kfp_llm_batch.sharding.job import JobAddress
     from kfp_llm_batch.sharding.report import manifests_json, shard_metrics
     from kfp_llm_batch.sharding.warming import compiled_in
-    from kfp_llm_batch.steps import step
+    from kfp_llm_batch.steps import step, write_outputs
 
     with step(storage_endpoint):
         cache = compiled_in(Path(engine_cache.path)) if engine_cache else None
         answered = answer_shards(JobAddress.parse(shards_uri), cache)
         for name, value in shard_metrics(answered).items():
             metrics.log_metric(name, value)
-        Path(manifests.path).write_text(manifests_json(answered), encoding="utf-8")
+        write_outputs({manifests.path: manifests_json(answered)})

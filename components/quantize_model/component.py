@@ -39,12 +39,12 @@ def quantize_model(
     from kfp_llm_batch.quantization import quantizing
     from kfp_llm_batch.quantization import report as reports
     from kfp_llm_batch.quantization.config import QuantizationConfig
-    from kfp_llm_batch.steps import from_parameters, step
+    from kfp_llm_batch.steps import from_parameters, step, write_outputs
 
     with step(storage_endpoint):
         config = from_parameters(QuantizationConfig, parameters, "quantization_")
         outcome = quantizing.quantize(config, Path(prompts.path), Path(model.path))
         for name, value in reports.metrics(outcome).items():
             metrics.log_metric(name, value)
-        Path(report.path).write_text(reports.markdown_report(outcome), "utf-8")
+        write_outputs({report.path: reports.markdown_report(outcome)})
         model.metadata.update(scheme=quantization_scheme, source=outcome.model.uri, digest=outcome.model.digest)

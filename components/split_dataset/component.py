@@ -56,21 +56,12 @@ def split_dataset(
         The address of the shards of each pod.
     """
     parameters = dict(locals())
-    from pathlib import Path
-
-    from kfp_llm_batch.dataset.config import DatasetConfig
-    from kfp_llm_batch.generation.config import GenerationConfig
-    from kfp_llm_batch.sharding.preparing import prepare_job
-    from kfp_llm_batch.sharding.sizing import ShardingConfig
-    from kfp_llm_batch.steps import from_parameters, step
+    from kfp_llm_batch.sharding.preparing import JobConfig, prepare_job
+    from kfp_llm_batch.steps import step, write_outputs
 
     with step(storage_endpoint):
-        dataset = DatasetConfig.from_parameters(parameters)
-        generation = GenerationConfig.from_parameters(parameters)
-        sharding = from_parameters(ShardingConfig, parameters, "shard_", "resources_")
-        address, made = prepare_job(dataset, generation, sharding)
+        config = JobConfig.from_parameters(parameters)
+        address, made = prepare_job(config)
         job.metadata.update(rows=made.rows, shards=len(made.shards), tokens=made.tokens)
-        Path(job.path).write_text(made.to_json(), encoding="utf-8")
-        Path(job_uri).parent.mkdir(parents=True, exist_ok=True)
-        Path(job_uri).write_text(address.uri, encoding="utf-8")
-        return [address.with_shards(pod) for pod in sharding.pods(len(made.shards))]
+        write_outputs({job.path: made.to_json(), job_uri: address.uri})
+        return [address.with_shards(pod) for pod in config.sharding.pods(len(made.shards))]

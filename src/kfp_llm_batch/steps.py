@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kfp_llm_batch.caches import set_hub_cache
@@ -56,6 +57,13 @@ def from_parameters(config: type[_Config], parameters: Mapping[str, Any], *prefi
             if name in parameters and (parameters[name] or field.default is not None):
                 values[field.name] = _value(parameters[name], field.default)
     return config(**values)
+
+
+def write_outputs(texts: Mapping[str, str]) -> None:
+    """Write what a step gives on, by the paths that KFP names; the folders need not be there."""
+    for path, text in texts.items():
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        Path(path).write_text(text, encoding="utf-8")
 
 
 def _value(parameter: Any, default: Any) -> Any:

@@ -25,7 +25,7 @@ from kfp_llm_batch.results.audit import audit_result
 from kfp_llm_batch.sharding.answering import answer_in_turn
 from kfp_llm_batch.sharding.job import JobAddress, JobFolder
 from kfp_llm_batch.sharding.merging import merge_shards
-from kfp_llm_batch.sharding.preparing import prepare_job
+from kfp_llm_batch.sharding.preparing import JobConfig, prepare_job
 from kfp_llm_batch.sharding.sizing import ShardingConfig
 from kfp_llm_batch.storage.object_store import open_store
 from tests.cluster.api_server import EVICTED, ApiServer
@@ -48,12 +48,12 @@ def server(tmp_path, monkeypatch) -> Iterator[ApiServer]:
 def job(tmp_path) -> JobAddress:
     dataset = tmp_path / "rows.jsonl"
     dataset.write_text("".join(json.dumps({"question": f"question {index}"}) + "\n" for index in range(20)))
-    address, _ = prepare_job(
-        DatasetConfig(uri=str(dataset), prompt_template="{{ question }}"),
-        GenerationConfig(model_uri="echo://", output_uri=str(tmp_path / "output")),
-        ShardingConfig(num_shards=str(SHARDS)),
+    config = JobConfig(
+        dataset=DatasetConfig(uri=str(dataset), prompt_template="{{ question }}"),
+        generation=GenerationConfig(model_uri="echo://", output_uri=str(tmp_path / "output")),
+        sharding=ShardingConfig(num_shards=str(SHARDS)),
     )
-    return address
+    return prepare_job(config)[0]
 
 
 VARIANTS = {

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Self
 
-from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
+from kfp_llm_batch.dataset.config import DatasetConfig
+from kfp_llm_batch.dataset.loading import load_dataset
 from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.generation.config import GenerationConfig, generation_fields
 from kfp_llm_batch.generation.reuse import shared_answers
@@ -20,6 +24,7 @@ from kfp_llm_batch.sharding.job import FILE_NAME, Job, JobAddress, JobFolder, Sh
 from kfp_llm_batch.sharding.reusing import hand_out_answers
 from kfp_llm_batch.sharding.sizing import AUTO, ShardingConfig, estimated_seconds, parse_cpus
 from kfp_llm_batch.sharding.splitting import count_buckets, shard_file, write_shards
+from kfp_llm_batch.steps import from_parameters
 from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, open_store
 
 _LOG = logging.getLogger("kfp_llm_batch")
@@ -28,9 +33,25 @@ JOB_FIELD = "job"
 """Of a result's `dataset`: the id of the job in shards that it is the outcome of."""
 
 
-def prepare_job(
-    dataset: DatasetConfig, generation: GenerationConfig, sharding: ShardingConfig
-) -> tuple[JobAddress, Job]:
+@dataclass(frozen=True, kw_only=True)
+class JobConfig:
+    """What to load, how to answer it, and into how many shards it goes."""
+
+    dataset: DatasetConfig
+    generation: GenerationConfig
+    sharding: ShardingConfig
+
+    @classmethod
+    def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
+        """As the parameters of the step `split_dataset` say; a ConfigurationError if one is wrong."""
+        return cls(
+            dataset=DatasetConfig.from_parameters(parameters),
+            generation=GenerationConfig.from_parameters(parameters),
+            sharding=from_parameters(ShardingConfig, parameters, "shard_", "resources_"),
+        )
+
+
+def prepare_job(config: JobConfig) -> tuple[JobAddress, Job]:
     """Load and split a dataset, and store its shards; the same job again stores nothing twice.
 
     Raises:
@@ -38,15 +59,16 @@ def prepare_job(
         DataError: The dataset cannot be used.
         StorageError: A store does not answer or refuses.
     """
+    generation = config.generation
     output_uri = generation.output_uri or ""
     check_destination(output_uri)
     shared = shared_answers(generation)
     with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name:
         folder = Path(name)
-        load_dataset(dataset, folder / "prompts")
+        load_dataset(config.dataset, folder / "prompts")
         prompts = Prompts(folder / "prompts")
         counts = count_buckets(prompts)
-        shards = write_shards(prompts, counts, _shards(counts, generation, sharding), folder)
+        shards = write_shards(prompts, counts, _shards(counts, generation, config.sharding), folder)
         job = _job(prompts, generation, counts, shards)
         address = JobAddress.of(output_uri, job)
         existing = existing_result(output_uri)

@@ -11,7 +11,7 @@ from kfp_llm_batch.dataset.loading import DatasetConfig
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.sharding.job import Job, JobAddress
-from kfp_llm_batch.sharding.preparing import prepare_job
+from kfp_llm_batch.sharding.preparing import JobConfig, prepare_job
 from kfp_llm_batch.sharding.sizing import ShardingConfig
 
 MakeJob = Callable[..., tuple[JobAddress, Job]]
@@ -31,17 +31,18 @@ def make_job(tmp_path: Path) -> MakeJob:
     ) -> tuple[JobAddress, Job]:
         dataset = tmp_path / "rows.jsonl"
         dataset.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        return prepare_job(
-            DatasetConfig(
+        config = JobConfig(
+            dataset=DatasetConfig(
                 uri=str(dataset), prompt_template="{{ question }}", id_column="id" if rows and "id" in rows[0] else None
             ),
-            GenerationConfig(
+            generation=GenerationConfig(
                 model_uri=model_uri,
                 sampling=SamplingConfig(max_tokens=max_tokens),
                 output_uri=output_uri or str(tmp_path / "output"),
                 **generation,
             ),
-            ShardingConfig(num_shards=str(shards)),
+            sharding=ShardingConfig(num_shards=str(shards)),
         )
+        return prepare_job(config)
 
     return make
