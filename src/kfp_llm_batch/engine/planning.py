@@ -16,6 +16,11 @@ from kfp_llm_batch.machine import Machine
 from kfp_llm_batch.models.resolving import Model
 
 
+def is_computed_here(model: Model, options: Mapping[str, Any]) -> bool:
+    """Whether an engine of this machine answers: neither the rule of echo:// nor an endpoint."""
+    return model.engine != "echo" and endpoint.URL_OPTION not in options
+
+
 def plan_job(
     placement: Placement, model: Model, job: JobFacts, dtype: Setting, options: Mapping[str, Any]
 ) -> EngineSettings:

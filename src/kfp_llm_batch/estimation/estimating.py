@@ -16,12 +16,11 @@ import numpy as np
 
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
 from kfp_llm_batch.dataset.prompts import Prompts
-from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.compiling import COLD_SECONDS, CompileRecord, saved_share
 from kfp_llm_batch.engine.decisions import EngineSettings
 from kfp_llm_batch.engine.kv_cache import kv_bytes_per_token
 from kfp_llm_batch.engine.messages import EngineSpecification
-from kfp_llm_batch.engine.planning import plan_job
+from kfp_llm_batch.engine.planning import is_computed_here, plan_job
 from kfp_llm_batch.engine.settings import choose_dtype
 from kfp_llm_batch.engine.shares import Placement
 from kfp_llm_batch.errors import ConfigurationError
@@ -177,7 +176,7 @@ class _Job:
         settings, facts = self.settings, self.sample.facts
         slots = max(1, settings.max_in_flight // 2)
         cache = settings.argument_values().get("kv_cache_memory_bytes")
-        if cache is None or self.model.engine == "echo" or endpoint.URL_OPTION in self.generation.engine_options:
+        if cache is None or not is_computed_here(self.model, self.generation.engine_options):
             return slots
         dtype = choose_dtype(self.generation.engine_dtype, self.model.facts)
         request = (facts.mean_prompt_tokens + facts.max_tokens) * kv_bytes_per_token(self.model.facts, dtype.value)

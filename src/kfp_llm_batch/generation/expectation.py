@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from kfp_llm_batch.disk import new_file
-from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.compiling import eager_seconds
 from kfp_llm_batch.engine.decisions import JobFacts
+from kfp_llm_batch.engine.planning import is_computed_here
 from kfp_llm_batch.engine.shares import Placement
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.machine import Machine
@@ -71,7 +71,7 @@ def estimate_path(config: GenerationConfig, prompts: PromptsManifest, model: Mod
 
 def _by_arithmetic(config: GenerationConfig, model: Model, placement: Placement, job: JobFacts) -> dict[str, Any]:
     """Two operations for each parameter and token, answers as long as they may be."""
-    if model.engine == "echo" or endpoint.URL_OPTION in config.engine_options or not job.requests:
+    if not job.requests or not is_computed_here(model, config.engine_options):
         return {}
     flops = job.tokens * model.facts.weight_bytes / len(placement.shares)
     return {

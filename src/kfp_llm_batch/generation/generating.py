@@ -14,6 +14,7 @@ from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.decisions import Setting
 from kfp_llm_batch.engine.devices import CPU, choose_device, installed_build
 from kfp_llm_batch.engine.group import EngineGroup
+from kfp_llm_batch.engine.planning import is_computed_here
 from kfp_llm_batch.engine.process_environment import check_engine_cache, engine_environment
 from kfp_llm_batch.engine.settings import answer_settings, choose_dtype
 from kfp_llm_batch.engine.shares import Placement, place
@@ -111,7 +112,7 @@ def _origin(config: GenerationConfig, prompts: Prompts) -> Origin:
 
 def choose_placement(config: GenerationConfig, prompts: Prompts, model: Model, machine: Machine) -> Placement:
     """Where the engines run, their caches being in place."""
-    if model.engine == "echo" or endpoint.URL_OPTION in config.engine_options:
+    if not is_computed_here(model, config.engine_options):
         one = Setting(value=1, reason="nothing is computed here")
         return Placement(device=Setting(value=CPU, reason=one.reason), engines=one, shares=(machine,))
     device = choose_device(config.engine_device, machine, installed_build())
