@@ -88,7 +88,7 @@ def _dataset(shape: JobShape, questions: list[str], folder: Path) -> DatasetConf
     ]
     lines = (json.dumps({"messages": shape.conversation(each)}) for each in chosen)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    return DatasetConfig(uri=str(path), messages_column="messages")
+    return DatasetConfig(uri=str(path), prompt_messages_column="messages")
 
 
 def main() -> None:

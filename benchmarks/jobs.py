@@ -90,7 +90,9 @@ class JobMaker:
         path = folder / "rows.jsonl"
         lines = (json.dumps({"id": str(row), "messages": each}) for row, each in enumerate(conversations))
         path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-        load_dataset(DatasetConfig(uri=str(path), id_column="id", messages_column="messages"), folder / "prompts")
+        load_dataset(
+            DatasetConfig(uri=str(path), id_column="id", prompt_messages_column="messages"), folder / "prompts"
+        )
 
 
 def _prefix(tokenizer: ModelTokenizer, tokens: int) -> list[Message]:

@@ -217,7 +217,7 @@ def make_prompts(tmp_path: Path) -> MakePrompts:
     def make(rows: list[dict[str, Any]], name: str = "prompts", **config: Any) -> Path:
         dataset = tmp_path / f"{name}.jsonl"
         dataset.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        rendering = {} if "messages_column" in config else {"prompt_template": "{{ question }}"}
+        rendering = {} if "prompt_messages_column" in config else {"prompt_template": "{{ question }}"}
         load_dataset(DatasetConfig(uri=str(dataset), **{**rendering, **config}), tmp_path / name)
         return tmp_path / name
 

@@ -57,7 +57,7 @@ def all_rows() -> list[Row]:
 def outcomes(rows: list[Row], folder: Path) -> dict[str, Row]:
     folder.mkdir()
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = DatasetConfig(uri=str(folder / "rows.jsonl"), id_column="id", messages_column="messages")
+    config = DatasetConfig(uri=str(folder / "rows.jsonl"), id_column="id", prompt_messages_column="messages")
     load_dataset(config, folder / "prompts")
     manifest = generate(GenerationConfig(model_uri="echo://"), folder / "prompts", folder / "result")
     assert audit_result(str(folder / "result")).problems == ()
@@ -118,7 +118,7 @@ def test_what_is_no_text_is_a_fault_in_every_format(tmp_path, suffix):
     ]
     path = tmp_path / f"rows.{suffix}"
     write_rows(path, [good, *bad])
-    load_dataset(DatasetConfig(uri=str(path), id_column="id", messages_column="messages"), tmp_path / "prompts")
+    load_dataset(DatasetConfig(uri=str(path), id_column="id", prompt_messages_column="messages"), tmp_path / "prompts")
     manifest = generate(GenerationConfig(model_uri="echo://"), tmp_path / "prompts", tmp_path / "result")
     rows = pq.read_table(tmp_path / "result" / manifest.parts[0].path).to_pylist()
     codes = {row["row_id"]: row["error"] and row["error"]["code"] for row in rows}

@@ -91,7 +91,7 @@ def conversation(*texts: str) -> dict[str, Any]:
 
 def test_the_longest_message_is_cut_and_the_last_of_several(make_prompts):
     rows = [conversation("s", DIGITS, "a"), conversation("u" * 50, "v" * 50), conversation("\u00fc" * 30, "w" * 40)]
-    first, second, third = prepare(make_prompts(rows, messages_column="messages"), "truncate_right")
+    first, second, third = prepare(make_prompts(rows, prompt_messages_column="messages"), "truncate_right")
     assert bytes(token for token in first.token_ids if token < 256).startswith(b"systemsuser0123")
     assert first.token_ids[-13:] == EchoTokenizer().encode([[{"role": "assistant", "content": "a"}]])[0]
     assert [second.token_ids.count(letter) for letter in b"uv"] == [50 + 1, MOST - 50 - 15]
@@ -99,7 +99,7 @@ def test_the_longest_message_is_cut_and_the_last_of_several(make_prompts):
 
 
 def test_other_messages_that_fill_the_context_leave_the_row_invalid(make_prompts):
-    folder = make_prompts([conversation("u" * 90, "v" * 90)], messages_column="messages")
+    folder = make_prompts([conversation("u" * 90, "v" * 90)], prompt_messages_column="messages")
     (cut,), (uncut,) = prepare(folder, "truncate_left"), prepare(folder, "error")
     assert cut.fault == ("prompt_too_long", f"{uncut.fault[1]} {ALONE}")
     assert cut.warnings == ()
@@ -107,7 +107,7 @@ def test_other_messages_that_fill_the_context_leave_the_row_invalid(make_prompts
 
 def test_a_row_that_cannot_be_cut_but_can_be_answered_is_answered(make_prompts):
     texts = ["m" * 5] * 7
-    folder = make_prompts([conversation(*texts)], messages_column="messages")
+    folder = make_prompts([conversation(*texts)], prompt_messages_column="messages")
     cut, uncut = prepare(folder, "truncate_left", max_model_len=103), prepare(folder, "error", max_model_len=103)
     assert uncut[0].fault is None
     assert 0 < uncut[0].room < 11

@@ -45,7 +45,7 @@ def answer(tmp_path: Path) -> Answer:
     """Answers a dataset and publishes the result; gives its address."""
 
     def make(dataset: str, output: str | None = None, output_format: str = "parquet", **config: Any) -> str:
-        rendering = {} if "messages_column" in config else {"prompt_template": "{{ question }}"}
+        rendering = {} if "prompt_messages_column" in config else {"prompt_template": "{{ question }}"}
         load_dataset(DatasetConfig(uri=dataset, **{**rendering, **config}), tmp_path / "prompts")
         generate(GenerationConfig(model_uri="echo://"), tmp_path / "prompts", tmp_path / "local")
         output = output or str(tmp_path / "output")
@@ -219,7 +219,7 @@ def test_prompts_that_changed_without_a_carried_column(answer, tmp_path):
         rows = [{"id": row["id"], "messages": [{"role": "user", "content": text}]} for row in ROWS]
         return write(tmp_path / f"{text}.jsonl", rows)
 
-    output = answer(with_messages("hello"), id_column="id", messages_column="messages")
+    output = answer(with_messages("hello"), id_column="id", prompt_messages_column="messages")
     assert compare(output, with_messages("hello")).ok
     assert problems(output, with_messages("good-bye")) == []
 
@@ -228,8 +228,8 @@ def test_the_recorded_parameters_are_used_again(answer, tmp_path):
     config = {
         "limit": 7,
         "id_column": "id",
-        "system": "Be brief.",
-        "examples": ({"user": "1?", "assistant": "1"},),
+        "prompt_system": "Be brief.",
+        "prompt_examples": ({"user": "1?", "assistant": "1"},),
         "prompt_template": "Please: {{ question }}",
     }
     output = answer(write(tmp_path / "d.jsonl", ROWS), **config)
@@ -284,11 +284,14 @@ def test_a_partial_result_may_lack_rows_and_no_more(answer, tmp_path):
 def test_the_parameters_are_recorded(tmp_path):
     examples = ({"user": "1?", "assistant": "1"},)
     config = DatasetConfig(
-        uri=f"file://{write(tmp_path / 'd.jsonl', ROWS)}", prompt_template="{{ question }}", limit=3, examples=examples
+        uri=f"file://{write(tmp_path / 'd.jsonl', ROWS)}",
+        prompt_template="{{ question }}",
+        limit=3,
+        prompt_examples=examples,
     )
     parameters = load_dataset(config, tmp_path / "out").parameters
     assert parameters == json.loads((tmp_path / "out/manifest.json").read_text())["parameters"]
-    assert DatasetConfig(**parameters | {"examples": examples}) == config
+    assert DatasetConfig(**parameters | {"prompt_examples": examples}) == config
 
 
 @pytest.mark.parametrize(

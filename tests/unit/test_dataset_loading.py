@@ -32,7 +32,9 @@ def lines(*rows: object) -> str:
 
 
 def test_prompts_contract(tmp_path):
-    manifest = load(tmp_path, lines({"q": "a", "n": 1}, {"q": "b", "n": 2}), prompt_template="Q {{ q }}", system="S")
+    manifest = load(
+        tmp_path, lines({"q": "a", "n": 1}, {"q": "b", "n": 2}), prompt_template="Q {{ q }}", prompt_system="S"
+    )
     table = prompts(tmp_path / "out")
     assert table.schema.equals(pa.schema([*PROMPT_FIELDS, pa.field("q", pa.string()), pa.field("n", pa.int64())]))
     assert table.to_pylist()[1] == {
@@ -57,7 +59,7 @@ def test_preview_is_short_ascii(tmp_path):
 
 def test_columns_of_our_names_are_taken_over_when_told(tmp_path):
     row = {"row_id": 7, "messages": [{"role": "user", "content": "x"}], "params": {"seed": 3}, "more": "y"}
-    load(tmp_path, lines(row), id_column="row_id", messages_column="messages")
+    load(tmp_path, lines(row), id_column="row_id", prompt_messages_column="messages")
     (stored,) = prompts(tmp_path / "out").to_pylist()
     assert stored == {
         "row_id": "7",
@@ -201,7 +203,7 @@ def test_messages_and_params_may_differ_in_type(tmp_path, column):
     chats: list[object] = [[{"role": "user", "content": value}] for value in values]
     params = [{"stop": "x"}, {"stop": ["x"]}, None, None, '{"seed": 1}']
     rows = zip([*chats, json.dumps(chats[0]), None, 5], params, strict=True)
-    load(tmp_path, lines(*({column: chat, "params": given} for chat, given in rows)), messages_column=column)
+    load(tmp_path, lines(*({column: chat, "params": given} for chat, given in rows)), prompt_messages_column=column)
     stored = prompts(tmp_path / "out").to_pylist()
     assert [row["messages"] and row["messages"][0]["content"] for row in stored] == ["a", "b", "a", [], []]
     assert [row["params"] for row in stored] == ['{"stop": "x"}', '{"stop": ["x"]}', None, None, None]
@@ -224,7 +226,7 @@ def test_fingerprint_depends_on_the_rows_alone(tmp_path):
         fingerprint(tmp_path, lines(a, b, b)),
         fingerprint(tmp_path, lines(a, b | {"t": "z"})),
         fingerprint(tmp_path, lines(a, b), prompt_template="{{ q }} "),
-        fingerprint(tmp_path, lines(a, b), system="S"),
+        fingerprint(tmp_path, lines(a, b), prompt_system="S"),
         fingerprint(tmp_path, lines(a, b), id_column="t"),
     ]
     assert len({same, *different}) == 7
@@ -232,7 +234,7 @@ def test_fingerprint_depends_on_the_rows_alone(tmp_path):
 
 def test_record_batches_are_bounded_in_rows_and_bytes(tmp_path):
     example = [{"user": "x" * 2**20, "assistant": "y"}]
-    load(tmp_path, lines(*({"q": str(n)} for n in range(40))), prompt_template="{{ q }}", examples=example)
+    load(tmp_path, lines(*({"q": str(n)} for n in range(40))), prompt_template="{{ q }}", prompt_examples=example)
     with pa.memory_map(str(tmp_path / "out/shard-00000.arrow")) as source:
         reader = pa.ipc.open_file(source)
         sizes = [reader.get_batch(index).nbytes for index in range(reader.num_record_batches)]

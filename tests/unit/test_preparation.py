@@ -145,7 +145,7 @@ class StrictTokenizer(EchoTokenizer):
 def test_a_conversation_that_the_template_refuses_leaves_its_neighbours(make_prompts):
     roles = ["user", "system", "user", "assistant", "user"]
     rows = [{"messages": [{"role": role, "content": f"{index}"}]} for index, role in enumerate(roles)]
-    folder = make_prompts(rows, messages_column="messages")
+    folder = make_prompts(rows, prompt_messages_column="messages")
     prepared = prepare(folder, tokenizer=StrictTokenizer())
     expected = prepare(folder)
     for role, row, without_refusal in zip(roles, prepared, expected, strict=True):

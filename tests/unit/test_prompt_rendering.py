@@ -47,8 +47,8 @@ def test_system_is_literal_and_examples_come_before_the_row():
     prompt = render(
         {"q": "3"},
         prompt_template="{{ q }}",
-        system="Not a {{ template }}",
-        examples=[{"user": "1", "assistant": "one"}, {"assistant": "two", "user": "2"}],
+        prompt_system="Not a {{ template }}",
+        prompt_examples=[{"user": "1", "assistant": "one"}, {"assistant": "two", "user": "2"}],
     )
     assert [(message["role"], message["content"]) for message in prompt.messages] == [
         ("system", "Not a {{ template }}"),
@@ -62,21 +62,23 @@ def test_system_is_literal_and_examples_come_before_the_row():
 
 @pytest.mark.parametrize("value", [[USER], json.dumps([USER]), [{"role": "user", "content": "hi", "name": None}]])
 def test_messages_column_holds_lists_or_their_json(value):
-    assert render({"m": value}, messages_column="m").messages == [USER]
+    assert render({"m": value}, prompt_messages_column="m").messages == [USER]
 
 
 def test_own_system_message_wins_and_examples_follow_it():
     own = {"role": "system", "content": "own"}
     pair = [{"user": "a", "assistant": "b"}]
-    prompt = render({"m": [own, USER]}, messages_column="m", system="general", examples=pair)
+    prompt = render({"m": [own, USER]}, prompt_messages_column="m", prompt_system="general", prompt_examples=pair)
     assert [message["content"] for message in prompt.messages] == ["own", "a", "b", "hi"]
-    prompt = render({"m": [USER]}, messages_column="m", system="general", examples=pair)
+    prompt = render({"m": [USER]}, prompt_messages_column="m", prompt_system="general", prompt_examples=pair)
     assert [message["content"] for message in prompt.messages] == ["general", "a", "b", "hi"]
 
 
 def test_text_parts_are_joined():
     parts = [{"type": "text", "text": "a"}, {"type": "text", "text": "b", "image_url": None}]
-    assert render({"m": [{"role": "user", "content": parts}]}, messages_column="m").messages[0]["content"] == "a\nb"
+    assert (
+        render({"m": [{"role": "user", "content": parts}]}, prompt_messages_column="m").messages[0]["content"] == "a\nb"
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +140,7 @@ BAD_MESSAGES = {
 @pytest.mark.parametrize(("value", "message"), BAD_MESSAGES.values(), ids=BAD_MESSAGES)
 def test_bad_messages_are_faults_of_the_row(value, message):
     with pytest.raises(RowFaultError) as caught:
-        render({"m": value}, messages_column="m")
+        render({"m": value}, prompt_messages_column="m")
     assert str(caught.value).startswith(message)
     assert str(caught.value).partition(":")[0] in FAULT_CODES
 
@@ -228,7 +230,7 @@ BAD_CONFIGS = {
     "random": ({"prompt_template": "{{ question | random }}"}, r"No filter named 'random'"),
     "nested": ({"prompt_template": "{{ " + "(" * 5000 + "question" + ")" * 5000 + " }}"}, r"too deeply nested to comp"),
     "long number": ({"prompt_template": "{{ " + "9" * 5000 + " }}"}, r"too large or too deeply nested to compile"),
-    "messages": ({"messages_column": "mesages"}, r"prompt_messages_column is not a column.*'mesages'"),
+    "messages": ({"prompt_messages_column": "mesages"}, r"prompt_messages_column is not a column.*'mesages'"),
     "nothing": ({}, r"Nothing says how a row becomes a prompt.*column question.*Give prompt_template"),
 }
 

@@ -133,7 +133,7 @@ def _carried(config: DatasetConfig, schema: pa.Schema) -> list[pa.Field]:
     """The source columns that go along, those left out that become our own."""
     taken = {PARAMS_COLUMN}
     taken |= {"row_id"} & {config.id_column}
-    taken |= {"messages"} & {config.messages_column}
+    taken |= {"messages"} & {config.prompt_messages_column}
     carried = [field for field in schema if field.name not in taken]
     # Carried, they would hide columns of the prompts or of the result.
     if clashes := sorted({*PROMPT_COLUMNS, *COMPLETION_COLUMNS}.intersection(field.name for field in carried)):

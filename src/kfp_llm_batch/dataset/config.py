@@ -33,17 +33,17 @@ class DatasetConfig:
     """Column with the unique identity of each row; None numbers the rows from 0."""
     prompt_template: str | None = None
     """Jinja2 over the row's columns; `row` is the whole row, for columns whose names are no identifiers."""
-    system: str | None = None
+    prompt_system: str | None = None
     """Literal text of a system message, used where the row brings none of its own."""
-    messages_column: str | None = None
+    prompt_messages_column: str | None = None
     """Column with a ready list of messages, or its JSON text."""
-    examples: Sequence[Mapping[str, str]] | None = None
+    prompt_examples: Sequence[Mapping[str, str]] | None = None
     """Pairs {"user": ..., "assistant": ...} put between the system message and the row's own messages."""
 
     @classmethod
     def from_parameters(cls, parameters: Mapping[str, Any]) -> Self:
         """The dataset that a step's parameters describe."""
-        return from_parameters(cls, parameters, "dataset_", "prompt_")
+        return from_parameters(cls, parameters, "dataset_")
 
     def __post_init__(self) -> None:
         """Check everything that can be known before the dataset is opened."""
@@ -72,11 +72,11 @@ class DatasetConfig:
                 )
 
     def _check_prompt_parameters(self) -> None:
-        if self.prompt_template is not None and self.messages_column is not None:
+        if self.prompt_template is not None and self.prompt_messages_column is not None:
             raise ConfigurationError(
                 "prompt_template and prompt_messages_column are both given", remedy="Give exactly one of them."
             )
-        given = self.prompt_template is not None or self.messages_column is not None
+        given = self.prompt_template is not None or self.prompt_messages_column is not None
         if self.format == "openai" and given:
             raise ConfigurationError(
                 "OpenAI batch lines bring their own messages",
@@ -86,8 +86,8 @@ class DatasetConfig:
             raise ConfigurationError("prompt_template is empty", remedy='Name a column in it, as in "{{ question }}".')
 
     def _check_texts(self) -> None:
-        texts = {"prompt_template": self.prompt_template, "prompt_system": self.system}
-        for number, example in enumerate(self.examples or (), start=1):
+        texts = {"prompt_template": self.prompt_template, "prompt_system": self.prompt_system}
+        for number, example in enumerate(self.prompt_examples or (), start=1):
             if not _is_example(example):
                 raise ConfigurationError(
                     f"prompt_examples: example {number} is not a pair of texts",

@@ -100,8 +100,8 @@ def _check_id_column(config: DatasetConfig, source: DatasetSource) -> None:
 
 def _parameters(config: DatasetConfig) -> dict[str, Any]:
     """The configuration as JSON, for a manifest."""
-    examples = config.examples and [dict(example) for example in config.examples]
-    return {**vars(config), "uri": redact(config.uri), "examples": examples}
+    examples = config.prompt_examples and [dict(example) for example in config.prompt_examples]
+    return {**vars(config), "uri": redact(config.uri), "prompt_examples": examples}
 
 
 class _Counts:

@@ -43,7 +43,8 @@ def make_renderer(config: DatasetConfig, columns: Collection[str], *, is_openai:
         if prompt.params and not is_clean_text(json.dumps(prompt.params, ensure_ascii=False)):
             raise RowFaultError("bad_params", "the parameters hold half of a surrogate pair")
         return Prompt(
-            messages=with_preamble(prompt.messages, config.system, config.examples or ()), params=prompt.params
+            messages=with_preamble(prompt.messages, config.prompt_system, config.prompt_examples or ()),
+            params=prompt.params,
         )
 
     return render
@@ -84,9 +85,9 @@ def compile_template(source: str, columns: Collection[str]) -> jinja2.Template:
 def _own_prompt(config: DatasetConfig, columns: Collection[str]) -> Renderer:
     if config.prompt_template is not None:
         return _template_renderer(compile_template(config.prompt_template, columns))
-    if config.messages_column is not None:
-        check_column("prompt_messages_column", config.messages_column, columns)
-        return _messages_renderer(config.messages_column)
+    if config.prompt_messages_column is not None:
+        check_column("prompt_messages_column", config.prompt_messages_column, columns)
+        return _messages_renderer(config.prompt_messages_column)
     raise ConfigurationError(
         "Nothing says how a row becomes a prompt",
         allowed=[f"column {name}" for name in columns],

@@ -185,12 +185,14 @@ def _opened_json(
     if format_name == "openai" or (_may_be_openai(config, format_name) and looks_like_openai(rows())):
         return "openai", OPENAI_SCHEMA, lambda: openai_batches(rows())
     # Neither is bound to one type: contents may be text or parts, and each row has the parameters that it needs.
-    variable_columns = {PARAMS_COLUMN} if config.messages_column is None else {PARAMS_COLUMN, config.messages_column}
+    variable_columns = (
+        {PARAMS_COLUMN} if config.prompt_messages_column is None else {PARAMS_COLUMN, config.prompt_messages_column}
+    )
     schema = json_schema(rows(), variable_columns)
     return format_name, schema, lambda: json_batches(rows(), schema, variable_columns)
 
 
 def _may_be_openai(config: DatasetConfig, format_name: str) -> bool:
     """Where the user says how to make prompts, columns of these names are columns like others."""
-    told = config.prompt_template is not None or config.messages_column is not None
+    told = config.prompt_template is not None or config.prompt_messages_column is not None
     return config.format == "auto" and format_name == "jsonl" and not told

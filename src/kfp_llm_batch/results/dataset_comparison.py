@@ -109,7 +109,7 @@ def _config(manifest: ResultManifest, dataset_uri: str) -> DatasetConfig:
 def _checked(parameters: dict[str, Any]) -> DatasetConfig:
     try:
         for name, value in parameters.items():
-            if value is not None and type(value) is not {"limit": int, "examples": list}.get(name, str):
+            if value is not None and type(value) is not {"limit": int, "prompt_examples": list}.get(name, str):
                 raise TypeError(f"{name} is of the wrong type")
         return DatasetConfig(**parameters)
     except TypeError as error:
