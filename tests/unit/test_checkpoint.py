@@ -77,6 +77,15 @@ def test_answers_follow_their_requests_when_the_dataset_grows_shrinks_and_is_shu
     assert sorted(extra) == sorted(map(len, texts)), "source columns are those of today's dataset"
 
 
+def test_a_faulty_row_takes_no_answer_from_the_checkpoint(tmp_path):
+    run(make_prompts(tmp_path / "a", ["same", "filler"]), tmp_path / "one", tmp_path / "c")
+    source = tmp_path / "rows.jsonl"
+    rows = [{"text": "same"}, {"text": "same", "params": {"temperature": 9}}, {"text": "new"}]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    load_dataset(DatasetConfig(uri=str(source), prompt_template="{{ text }}"), tmp_path / "prompts")
+    assert run(tmp_path / "prompts", tmp_path / "two", tmp_path / "c") == {"0": "same", "1": None, "2": "new"}
+
+
 def test_changed_settings_are_answered_anew(tmp_path):
     prompts = make_prompts(tmp_path / "data", ["some text"])
     assert run(prompts, tmp_path / "one", tmp_path / "c") == {"0": "some text"}

@@ -191,6 +191,21 @@ def test_rows_of_a_result_that_is_tried_again_say_whose_they_are(run, tmp_path):
     assert answers(tmp_path / "second")["q0"]["provenance"]["run_id"] == first.run_id
 
 
+@pytest.mark.parametrize(("params", "options"), [({"temperature": 9}, {}), (None, {"max_model_len": 20})])
+def test_a_faulty_row_takes_no_answer_of_a_sound_one(run, tmp_path, params, options):
+    run("first", [{"id": "a", "question": "the same for all"}, {"id": "b", "question": "other"}], tmp_path / "shared")
+    rows = [
+        {"id": "a", "question": "the same for all"},
+        {"id": "faulty", "question": "the same for all", "params": params},
+        {"id": "new", "question": "new"},
+    ]
+    second = run("second", rows, tmp_path / "shared", engine_options=options)
+    # What is too long is so for both of the same words.
+    assert second.rows_by_status["invalid"] == (1 if params else 2)
+    answered = {row_id for row_id, row in answers(tmp_path / "second").items() if row["completion"]}
+    assert answered == ({"a", "new"} if params else {"new"})
+
+
 def test_where_nothing_can_be_shared_is_known_before_any_work(run, tmp_path):
     with pytest.raises(ConfigurationError, match="scheme"):
         run("first", table(3), "ftp://somewhere")

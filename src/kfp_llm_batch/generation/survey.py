@@ -20,6 +20,9 @@ from kfp_llm_batch.hashes import hash_texts
 from kfp_llm_batch.manifests import Checksum
 from kfp_llm_batch.row_log import RowLog
 
+_NO_KEY = "0" * 64
+"""Of rows that are not asked: one with wrong parameters would have the key of another with the run's own."""
+
 
 @dataclass(kw_only=True)
 class Survey:
@@ -93,7 +96,7 @@ def survey_rows(
             if row.fault:
                 budget.count(invalid_completion(row))
         if index:
-            index.add([row.request_key for row in batch])
+            index.add([_NO_KEY if row.fault else row.request_key for row in batch])
         log.log(survey.rows)
     budget.check_finished(survey.rows)
     return survey
