@@ -81,8 +81,10 @@ def test_a_base_model_has_no_chat_template(model):
         ("tokenizer_config.json", "{", "tokenizer cannot be read"),
         ("tokenizer_config.json", "[]", "tokenizer cannot be read"),
         ("tokenizer.json", "{", "tokenizer cannot be loaded"),
+        ("tokenizer.json", "{}", "tokenizer cannot be loaded"),
+        ("tokenizer.json", '{"added_tokens": [], "model": {"type": "New"}}', "tokenizer cannot be loaded"),
     ],
-    ids=["no-config", "cut-config", "list-config", "cut-tokenizer"],
+    ids=["no-config", "cut-config", "list-config", "cut-tokenizer", "empty-tokenizer", "new-tokenizer"],
 )
 def test_a_tokenizer_that_cannot_be_used_is_named(model, name, text, message):
     (model / name).unlink() if text is None else (model / name).write_text(text)

@@ -158,6 +158,7 @@ def test_a_killed_maker_does_not_block_the_next(tmp_path, cache):
             assert process.poll() is None
         process.kill()
     assert cached_folder("model", Maker()) == cache / "models/model"
+    assert entries(cache / "models") == ["model"]
 
 
 def test_a_cache_below_a_file_is_a_clear_error(tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import pytest
 
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.models.resolving import resolve_model
+from kfp_llm_batch.models.sizes import weight_bytes
 from kfp_llm_batch.storage.object_store import open_store
 
 CONFIG = {
@@ -40,11 +41,31 @@ def test_a_folder_as_path_and_as_address(folder):
     assert resolve_model(f"file://{folder}").digest == model.digest
 
 
-def test_a_file_that_cannot_be_read_is_named(folder):
-    (folder / "model.safetensors").unlink()
-    (folder / "model.safetensors").symlink_to(folder / "gone")
-    with pytest.raises(ConfigurationError, match=r"cannot be read: No such file.*model.safetensors.*Let the user"):
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json"])
+def test_a_file_that_cannot_be_read_is_named(folder, name):
+    (folder / name).unlink()
+    (folder / name).symlink_to(folder / "gone")
+    with pytest.raises(ConfigurationError, match=rf"cannot be read: No such file.*{name}.*Let the user"):
         resolve_model(str(folder))
+
+
+def test_a_gguf_file_that_cannot_be_read_is_named(tmp_path):
+    (tmp_path / "model.gguf").mkdir()
+    with pytest.raises(ConfigurationError, match=r"cannot be read: Is a directory.*model.gguf"):
+        resolve_model(str(tmp_path / "model.gguf"))
+
+
+def test_a_revision_that_nobody_would_look_at_is_refused(folder):
+    with pytest.raises(ConfigurationError, match="model_revision applies to models of the hub alone"):
+        resolve_model(str(folder), "main")
+
+
+@pytest.mark.store
+def test_the_size_of_a_model_is_that_of_what_is_loaded(s3_uri):
+    store = open_store(s3_uri)
+    for name in ("model.safetensors", "checkpoint-5/model.safetensors"):
+        store.write(name, b"weights")
+    assert weight_bytes(s3_uri.replace("s3:", "S3:"), None) == len(b"weights")
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"])
@@ -184,6 +205,7 @@ RESOLVE = """
 import json, sys
 from kfp_llm_batch.errors import exit_with_message
 from kfp_llm_batch.models.resolving import resolve_model
+from kfp_llm_batch.models.sizes import weight_bytes
 
 with exit_with_message():
     model = resolve_model(sys.argv[1], sys.argv[2] or None)

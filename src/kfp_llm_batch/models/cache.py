@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import logging
 import shutil
@@ -65,6 +66,8 @@ def _checked(folder: Path) -> Path | None:
 
 
 def _made(folder: Path, make: Callable[[Path], None]) -> Path:
+    for left in folder.parent.glob(f".{glob.escape(folder.name)}-*"):  # by a maker that was killed
+        shutil.rmtree(left, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         make(temporary)

@@ -72,8 +72,8 @@ def quantized_formats(folder: Path) -> tuple[str, ...]:
     """
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except ValueError:
-        return ()  # whoever reads the model's sizes finds out, and says so
+    except (OSError, ValueError):
+        return ()  # whoever reads the model's files finds out, and says so
     if not isinstance(config, dict):
         return ()
     if declared := _declaration(config):

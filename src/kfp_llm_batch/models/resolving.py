@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import fnmatch
 import hashlib
 import importlib.util
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,9 @@ def resolve_model(uri: str, revision: str | None = None) -> Model:
         ConfigurationError: There is no such model, it has no safetensors, or no kernel here takes its weights.
         StorageError: The store or hub that holds it does not answer.
     """
-    scheme, rest = ("echo", "") if uri == "echo://" else split_uri(uri, _SCHEMES)
+    scheme, rest = split_model_uri(uri)
+    if revision and scheme != "hf":
+        raise ConfigurationError("model_revision applies to models of the hub alone", received=revision)
     if scheme == "echo":
         return _echo_model()
     folder, found_revision = _local_folder(scheme, rest, uri, revision)
@@ -87,9 +90,20 @@ def resolve_model(uri: str, revision: str | None = None) -> Model:
     )
 
 
+def split_model_uri(uri: str) -> tuple[str, str]:
+    """Scheme and rest of a model's address; a ConfigurationError if it can be none."""
+    return ("echo", "") if uri == "echo://" else split_uri(uri, _SCHEMES)
+
+
 def _digests(folder: Path, names: list[str]) -> dict[str, str]:
-    try:
+    with _reading_model():
         return file_digests(folder, names)
+
+
+@contextlib.contextmanager
+def _reading_model() -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigurationError(
             f"A file of the model cannot be read: {error.strerror}",
@@ -146,7 +160,8 @@ def _demo_file(name: str) -> Path:
 
 
 def _converted(gguf: Path) -> Path:
-    digest = file_sha256(gguf)
+    with _reading_model():
+        digest = file_sha256(gguf)
 
     def make(folder: Path) -> None:
         _LOG.info("Converting %s to safetensors, once; this takes half a minute for a small model.", gguf.name)
@@ -173,7 +188,9 @@ def _from_hub(name: str, revision: str | None) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=list(_FILES_IN_USE)))
+        return Path(
+            snapshot_download(name, revision=revision, allow_patterns=list(_FILES_IN_USE), ignore_patterns=["*/*"])
+        )
     except HFValidationError as error:
         raise ConfigurationError("Not a model's name on the hub", received=f"hf://{name}") from error
     except LocalEntryNotFoundError as error:

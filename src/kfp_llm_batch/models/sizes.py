@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 
-from kfp_llm_batch.models.resolving import resolve_model
+from kfp_llm_batch.models.resolving import resolve_model, split_model_uri
 from kfp_llm_batch.storage.object_store import open_store
 
 _LOG = logging.getLogger("kfp_llm_batch")
-_WEIGHTS = ".safetensors"
 
 
 def weight_bytes(uri: str, revision: str | None) -> int | None:
@@ -18,10 +17,11 @@ def weight_bytes(uri: str, revision: str | None) -> int | None:
         ConfigurationError: There is no such model.
         StorageError: The store that holds it does not answer.
     """
-    if uri.startswith(("s3://", "minio://", "gs://")):
-        return sum(entry.size for entry in open_store(uri).list() if entry.key.endswith(_WEIGHTS))
-    if uri.startswith("hf://"):
-        return _hub_bytes(uri.removeprefix("hf://"), revision)
+    scheme, rest = split_model_uri(uri)
+    if scheme in ("s3", "gs"):
+        return sum(entry.size for entry in open_store(uri).list() if _is_weights(entry.key))
+    if scheme == "hf":
+        return _hub_bytes(rest, revision)
     return resolve_model(uri, revision).facts.weight_bytes
 
 
@@ -36,4 +36,8 @@ def _hub_bytes(name: str, revision: str | None) -> int | None:
     except (HFValidationError, HTTPError, OSError) as error:
         _LOG.warning("The hub does not say how large %s is: %s", name, type(error).__name__)
         return None
-    return sum(file.size or 0 for file in files if file.rfilename.endswith(_WEIGHTS))
+    return sum(file.size or 0 for file in files if _is_weights(file.rfilename))
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors") and "/" not in name  # those in folders are other checkpoints
