@@ -92,6 +92,12 @@ def test_invalid_rows_are_recorded_beside_the_good_ones(make_prompts, tmp_path):
     assert sorted(errors.column("tag").to_pylist()) == ["b", "c", "d"]
 
 
+def test_a_folder_that_is_written_again_keeps_nothing_of_the_first_run(make_prompts, tmp_path):
+    run(make_prompts([{"question": "good"}, {"question": " "}]), tmp_path / "result")
+    manifest = run(make_prompts([{"question": "other"}], "others"), tmp_path / "result")
+    assert_is_whole(tmp_path / "result", manifest, 1)
+
+
 def test_the_context_cuts_an_answer_and_says_so(make_prompts, tmp_path):
     prompts = make_prompts([{"question": "q" * 60}])
     manifest = run(prompts, tmp_path / "result", engine_options={"max_model_len": 100})

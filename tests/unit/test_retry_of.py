@@ -80,8 +80,9 @@ def test_only_rows_of_the_chosen_codes_are_answered(earlier, make_prompts, tmp_p
 
 def test_new_rows_are_answered_and_rows_no_longer_in_the_dataset_left_out(earlier, make_prompts, tmp_path):
     prompts = make_prompts([{"id": "new", "question": "new"}, ROWS[0]], "other", id_column="id")
-    run(prompts, tmp_path / "second", retry_of=earlier)
+    manifest = run(prompts, tmp_path / "second", retry_of=earlier)
     assert statuses(tmp_path / "second") == {"a": "ok", "new": "ok"}
+    assert manifest.retry_of["rows"] == 1
 
 
 def test_a_code_that_no_row_has_is_an_error_that_names_those_there_are(earlier, make_prompts, tmp_path):

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from kfp_llm_batch.errors import ConfigurationError
@@ -39,6 +41,11 @@ def test_row_params_win_over_the_run():
 def test_wrong_values_are_named(values, message):
     with pytest.raises(ConfigurationError, match=message):
         SamplingConfig(**values)
+
+
+def test_equal_numbers_are_one_request():
+    whole, real = (SamplingConfig().effective({"temperature": one, "top_p": one}) for one in (1, 1.0))
+    assert json.dumps(whole) == json.dumps(real)
 
 
 def test_null_means_not_given():

@@ -71,8 +71,8 @@ class EarlierResult:
 
     @property
     def rows(self) -> int:
-        """Rows that can be taken over."""
-        return len(self._hashes)
+        """Rows that were taken over."""
+        return int(np.count_nonzero(self._rows != _NOT_CLAIMED))
 
     def claim(self, row_id: str, row: int) -> str | None:
         """Take over the row of today's dataset with this id and number.

@@ -64,6 +64,7 @@ def estimate_path(config: GenerationConfig, prompts: PromptsManifest, model: Mod
         config.context_policy,
         config.engine_dtype,
         dict(config.engine_options),
+        machine.usable_cpus,
     ]
     digest = hashlib.sha256(json.dumps(job, sort_keys=True).encode()).hexdigest()
     return Path(machine.engine_cache) / "estimates" / f"{digest[:32]}.json"

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import logging
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -33,7 +32,7 @@ from kfp_llm_batch.generation.reuse import share_answers, shared_answers
 from kfp_llm_batch.generation.run import GenerationRun
 from kfp_llm_batch.generation.survey import Survey
 from kfp_llm_batch.machine import Machine, read_machine
-from kfp_llm_batch.manifests import ResultManifest
+from kfp_llm_batch.manifests import FILE_NAME, ResultManifest
 from kfp_llm_batch.models.resolving import Model, resolve_model
 from kfp_llm_batch.results.publishing import check_destination, existing_result, fetch_result
 from kfp_llm_batch.results.stored_result import check_replaceable
@@ -59,6 +58,7 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
     budget = ErrorBudget(
         config.max_error_rate, config.rows_of_all_shards or prompts.manifest.rows, is_shard=config.is_shard
     )
+    _clear(result_folder)
     with (
         rare_garbage_collection(),
         termination.Termination(),
@@ -147,6 +147,13 @@ def make_preparer(config: GenerationConfig, model: Model) -> RowPreparer:
     )
 
 
+def _clear(result_folder: Path) -> None:
+    """Remove what an earlier run left there, its manifest first: without it the rest means nothing."""
+    (result_folder / FILE_NAME).unlink(missing_ok=True)
+    for name in ("parts", "errors"):
+        shutil.rmtree(result_folder / name, ignore_errors=True)
+
+
 def _same_result(run: GenerationRun, survey: Survey) -> str | None:
     """Address of the result at the destination, if it answers exactly these rows; another one is an error."""
     config, fingerprint = run.config, run.prompts.manifest.fingerprint
@@ -164,8 +171,7 @@ def _same_result(run: GenerationRun, survey: Survey) -> str | None:
 
 def _is_beginning(existing: ResultManifest, run: GenerationRun) -> bool:
     """Whether a partial result is of this very work, which the run may then go on with."""
-    sampling = json.loads(json.dumps(dataclasses.asdict(run.config.sampling)))
-    work = (run.prompts.manifest.fingerprint, run.model.digest, sampling)
+    work = (run.prompts.manifest.fingerprint, run.model.digest, generation_fields(run.config)["sampling"])
     return existing.is_partial and work == (
         existing.dataset.get("fingerprint"),
         existing.model.get("digest"),

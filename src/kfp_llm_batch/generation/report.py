@@ -103,8 +103,7 @@ def _first_rows(folder: Path, files: Sequence[StoredFile]) -> list[dict[str, Any
     # A result that was reused may have been published in another format.
     if not files or not files[0].path.endswith(".parquet"):
         return []
-    batches = pq.ParquetFile(folder / files[0].path).iter_batches(
-        SAMPLE_ROWS, columns=["row_id", "status", "completion", "error"]
-    )
-    rows: list[dict[str, Any]] = next(batches).to_pylist()
+    with pq.ParquetFile(folder / files[0].path) as file:
+        batches = file.iter_batches(SAMPLE_ROWS, columns=["row_id", "status", "completion", "error"])
+        rows: list[dict[str, Any]] = next(batches).to_pylist()
     return rows

@@ -101,7 +101,7 @@ class SamplingConfig:
         }
         values = {**_given(own), **_given(self.options), **_given(row_params or {})}
         _check(values)
-        values = {name: value for name, value in values.items() if value != []}
+        values = {name: _in_one_form(name, value) for name, value in values.items() if value != []}
         if values["temperature"] < GREEDY_BELOW:
             values = {name: value for name, value in values.items() if name not in _UNUSED_WHEN_GREEDY}
             values["temperature"] = 0.0
@@ -110,6 +110,10 @@ class SamplingConfig:
 
 def _given(params: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in params.items() if value is not None}
+
+
+def _in_one_form(name: str, value: Any) -> Any:
+    return float(value) if _KINDS[name] is _NUMBER else value  # 1 and 1.0 are the same request
 
 
 def _check(values: Mapping[str, Any]) -> None:
