@@ -64,7 +64,7 @@ PARAMETERS = {
     "gate_margin": "Largest accepted loss; 0.02 is two points.",
     "gate_action": "fail ends the run when the gate fails, strict also when it is inconclusive, mark never.",
     "job_uri": "Address of the job, from split_dataset.",
-    "run_id": "Names this one.",
+    "run_id": "Of this run, which names its folder below output_uri.",
 }
 
 

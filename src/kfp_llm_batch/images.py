@@ -4,6 +4,6 @@ from kfp_llm_batch import __version__
 
 REGISTRY = "ghcr.io/kfp-llm-batch"
 VLLM_CPU_IMAGE = f"{REGISTRY}/vllm-cpu:{__version__}"
-"""Every step runs in it."""
+"""Every step runs in it, unless `runtime_image` names another."""
 DATA_IMAGE = f"{REGISTRY}/data:{__version__}"
-"""Without torch: for steps that load, write and score."""
+"""Without torch: loads, writes, scores and registers pipelines where no engine is needed."""

@@ -175,7 +175,10 @@ def test_log_probabilities_are_refused(server):
     [
         ({"url": "localhost:8080"}, "no address of an endpoint"),
         ({"url": 5}, "no address of an endpoint"),
-        ({"url": "http://user:word@host"}, "holds a password"),
+        ({"url": "http://[::1"}, "no address of an endpoint"),
+        ({"url": "http://user:word@host"}, "holds a user, a password"),
+        ({"url": "http://word@host"}, "holds a user, a password"),
+        ({"url": "http://host/v1?key=word"}, "or a query"),
         ({"url": "http://host", "block_size": 32}, "the engine runs elsewhere.*block_size"),
     ],
 )

@@ -55,12 +55,18 @@ def check_options(options: Mapping[str, Any]) -> None:
         ConfigurationError: An option is none of an endpoint's.
     """
     url = options[URL_OPTION]
-    if not isinstance(url, str) or urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+    except ValueError:  # half of an IPv6 address
+        parts = urlsplit("")
+    if parts.username or parts.password or parts.query:  # not repeated: it may be a secret
+        raise ConfigurationError(
+            "engine_options: url holds a user, a password or a query", remedy=f"Give the key as {KEY_VARIABLE}."
+        )
+    if parts.scheme not in ("http", "https") or not parts.hostname:
         raise ConfigurationError(
             "engine_options: url is no address of an endpoint", received=url, allowed=["http://host:port"]
         )
-    if urlsplit(url).password:
-        raise ConfigurationError("engine_options: url holds a password", remedy=f"Give the key as {KEY_VARIABLE}.")
     if others := sorted(options.keys() - set(OPTIONS)):
         raise ConfigurationError(
             "engine_options: with url the engine runs elsewhere", received=", ".join(others), allowed=OPTIONS

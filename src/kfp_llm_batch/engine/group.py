@@ -22,7 +22,7 @@ class EngineGroup:
     Use as a context manager; leaving it ends all of them.
 
     Args:
-        kind: `vllm` or `echo`.
+        kind: `vllm`, `echo` or `endpoint`.
         environments: Variables of each engine's process, which starts with the group.
     """
 

@@ -49,7 +49,7 @@ class EngineProcess:
     Use as a context manager; leaving it ends the process.
 
     Args:
-        kind: `vllm` or `echo`; its packages are imported at once.
+        kind: `vllm`, `echo` or `endpoint`; its packages are imported at once.
         environment: Variables that must be there before the interpreter starts, such as OMP_NUM_THREADS.
     """
 

@@ -62,7 +62,7 @@ def choose_engines(machine: Machine, model: ModelFacts, requests: int, options: 
     if wanted := options.get(ENGINES_OPTION):
         if wanted > machine.usable_cpus:
             raise ConfigurationError(
-                "engine_options: more engines than processors", received=wanted, allowed=f"1 to {machine.usable_cpus}"
+                "engine_options: more engines than processors", received=wanted, allowed=[f"1 to {machine.usable_cpus}"]
             )
         return chosen_by_user(wanted)
     number, why = _most_engines(machine, model)

@@ -29,7 +29,7 @@ class EngineSupervisor:
     That one is answered with a refusal. Every other request is answered as if nothing had happened.
 
     Args:
-        kind: `vllm` or `echo`.
+        kind: `vllm`, `echo` or `endpoint`.
         environment: Variables of the engine's process.
     """
 

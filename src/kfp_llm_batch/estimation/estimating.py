@@ -101,7 +101,9 @@ def estimate(dataset: DatasetConfig, generation: GenerationConfig, config: Estim
         load_dataset(dataset, Path(name))
         prompts = Prompts(Path(name))
         if not prompts.manifest.rows:
-            raise ConfigurationError("The dataset has no rows: there is nothing to estimate", received=dataset.uri)
+            raise ConfigurationError(
+                "The dataset has no rows: there is nothing to estimate", received=prompts.manifest.source_uri
+            )
         model, machine = resolve_model(generation.model_uri, generation.model_revision), read_machine()
         placement = choose_placement(generation, prompts, model, machine)
         begun = time.monotonic()

@@ -12,8 +12,9 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from kfp_llm_batch.row_log import SECONDS as LINE_SECONDS
+
 _LOG = logging.getLogger("kfp_llm_batch")
-LINE_SECONDS = 10.0
 
 
 class ProgressReport:

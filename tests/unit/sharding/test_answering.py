@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from kfp_llm_batch.engine import faults
 from kfp_llm_batch.errors import (
     ConfigurationError,
     DataError,
@@ -202,8 +203,9 @@ def test_what_another_attempt_cannot_mend_is_raised_at_once(make_job, kill):
         in_process(address, 9)
 
 
-def test_a_pod_that_is_told_to_end_passes_it_on(make_job):
-    address, _ = make_job(rows(4), 2)
+def test_a_pod_that_is_told_to_end_passes_it_on(make_job, monkeypatch):
+    monkeypatch.setenv(faults.VARIABLE, json.dumps({"delay": [list(b"question")]}))
+    address, _ = make_job(rows(400), 2)
     timer = threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM))
     timer.start()
     started = time.monotonic()
