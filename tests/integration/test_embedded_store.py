@@ -41,6 +41,22 @@ def test_a_temporary_store_leaves_nothing(tmp_path: Path, monkeypatch):
         os.killpg(process.pid, 0)
 
 
+@pytest.mark.store
+def test_ctrl_c_while_it_starts_leaves_no_process(tmp_path: Path, monkeypatch):
+    started: list[int] = []
+
+    def interrupted(store: EmbeddedStore, log: Path) -> bool:
+        assert store._process is not None
+        started.append(store._process.pid)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(EmbeddedStore, "_is_ready", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        EmbeddedStore(tmp_path / "data").__enter__()
+    with pytest.raises(ProcessLookupError):
+        os.killpg(started[0], 0)
+
+
 def test_a_port_that_is_taken():
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))

@@ -38,6 +38,7 @@ BROKEN: dict[str, tuple[Row, str]] = {
     "role": (said("hello", role="users"), "bad_messages"),
     "no-list": ({"messages": {"role": "user", "content": "hello"}}, "bad_messages"),
     "params-no-json": ({**said("hello"), "params": "{max_tokens: 3}"}, "bad_params"),
+    "params-nested": ({**said("hello"), "params": '{"a":' * 50_000}, "bad_params"),
     "params-name": ({**said("hello"), "params": '{"max_token": 3}'}, "bad_params"),
     "params-bounds": ({**said("hello"), "params": '{"temperature": 7}'}, "bad_params"),
     "too-long": (said("q" * 9000), "prompt_too_long"),

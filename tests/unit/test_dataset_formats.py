@@ -15,7 +15,7 @@ import zstandard
 
 from kfp_llm_batch.dataset.config import DatasetConfig
 from kfp_llm_batch.dataset.sources import open_dataset
-from kfp_llm_batch.errors import BatchError, ConfigurationError, DataError
+from kfp_llm_batch.errors import BatchError, ConfigurationError, DataError, StorageError
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -198,6 +198,17 @@ def test_unpacking_leaves_the_folder_of_the_data_alone(tmp_path):
     assert read(tmp_path / "data" / "a.parquet.gz", tmp_path / "work") == ROWS
     assert (tmp_path / "data" / "a.parquet").read_text() == "precious"
     assert len(list((tmp_path / "data").iterdir())) == 2
+
+
+def test_a_disk_that_is_full_is_not_called_a_damaged_file(tmp_path, monkeypatch):
+    compressed_parquet(tmp_path / "a.parquet.gz", ROWS)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/a.parquet").symlink_to("/dev/full")
+    monkeypatch.setattr("tempfile.mkdtemp", lambda **_: str(tmp_path / "full"))
+    with pytest.raises(
+        StorageError, match=r"Could not write .*full/a.parquet: No space left on device.*bytes are free"
+    ):
+        read(tmp_path / "a.parquet.gz", tmp_path / "work")
 
 
 def test_revision_is_a_digest_of_what_was_read(tmp_path):

@@ -40,7 +40,7 @@ def test_every_format_passes_its_audit(make_result, tmp_path, output_format, row
     report = audit_result(str(output))
     assert report.problems == ()
     assert report.rows == rows
-    assert report.parts == len(manifest.parts) + len(manifest.errors)
+    assert report.files == len(manifest.parts) + len(manifest.errors)
     assert all(file.path.endswith({"parquet": "parquet"}.get(output_format, "jsonl")) for file in manifest.parts)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -22,6 +21,7 @@ from kfp_llm_batch.dataset.batches import (
 )
 from kfp_llm_batch.dataset.carried_types import plain_schema, storable_schema
 from kfp_llm_batch.dataset.text_readers import SUFFIXES, open_stream
+from kfp_llm_batch.disk import writing
 from kfp_llm_batch.errors import DataError, first_line
 
 
@@ -29,14 +29,14 @@ def decompressed(file: DataFile, working_folder: Path) -> DataFile:
     """The file itself, or a copy unpacked into `working_folder`: both formats are read from their end."""
     if file.path.suffix not in SUFFIXES:
         return file
-    working_folder.mkdir(parents=True, exist_ok=True)
-    with (
-        tempfile.NamedTemporaryFile(dir=working_folder, delete=False) as target,
-        reading(file.name),
-        open_stream(file) as source,
-    ):
-        shutil.copyfileobj(source, target, 2**20)
-    return DataFile(path=Path(target.name), name=file.name)
+    with writing(working_folder):
+        working_folder.mkdir(parents=True, exist_ok=True)
+        path = Path(tempfile.mkdtemp(dir=working_folder)) / file.path.stem
+    with reading(file.name), open_stream(file) as source, path.open("wb", buffering=0) as target:
+        while chunk := source.read(2**20):
+            with writing(path):
+                target.write(chunk)
+    return DataFile(path=path, name=file.name)
 
 
 def columnar_schema(files: Sequence[DataFile], format_name: str) -> pa.Schema:

@@ -15,8 +15,8 @@ import requests
 import tenacity
 
 from kfp_llm_batch.dataset.batches import DataFile
-from kfp_llm_batch.disk import file_sha256
-from kfp_llm_batch.errors import ConfigurationError, StorageError, first_line
+from kfp_llm_batch.disk import file_sha256, writing
+from kfp_llm_batch.errors import ConfigurationError, StorageError
 from kfp_llm_batch.storage.object_store import open_store
 from kfp_llm_batch.storage.protocol import check_key
 from kfp_llm_batch.storage.uris import redact, split_uri
@@ -107,25 +107,26 @@ def _local_fetch(folder: Path) -> Callable[[str], DataFile]:
 
 def _stored(uri: str, scheme: str, rest: str, working_folder: Path) -> Listing:
     root, pattern = _split_wildcard(rest)
-    prefix = ""
+    prefix = folder = ""
     if pattern is None:
         root, _, prefix = rest.rstrip("/").rpartition("/")
         root, prefix = (root, prefix) if root else (prefix, "")
     store = open_store(f"{scheme}://{root}")
-    names = tuple(entry.key for entry in store.list(prefix) if not entry.key.endswith("/"))
+    names = tuple(entry.key for entry in store.list(prefix))
 
     def fetch(name: str) -> DataFile:
         path = working_folder / check_key(name)
         path.parent.mkdir(parents=True, exist_ok=True)
-        store.download(name, path)
-        return DataFile(path=path, name=f"{scheme}://{root}/{name}")
+        store.download(folder + name, path)
+        return DataFile(path=path, name=f"{scheme}://{root}/{folder}{name}")
 
     if pattern is not None:
         names, is_folder = tuple(filter(pattern.fullmatch, names)), False
     elif prefix in names:
         names, is_folder = (prefix,), False
     else:
-        names, is_folder = tuple(name for name in names if name.startswith(f"{prefix}/" if prefix else "")), True
+        folder = f"{prefix}/" if prefix else ""
+        names, is_folder = tuple(name.removeprefix(folder) for name in names if name.startswith(folder)), True
     return _checked(uri, Listing(names=names, is_folder=is_folder, fetch=fetch))
 
 
@@ -189,8 +190,6 @@ def _download(uri: str, path: Path) -> None:
         raise StorageError(
             f"{redact(uri)} cannot be fetched: {type(error).__name__}", remedy="Check the address and the network."
         ) from None
-    except OSError as error:
-        raise StorageError(f"The working folder cannot hold {redact(uri)}: {first_line(error)}") from error
 
 
 def _download_once(uri: str, path: Path) -> None:
@@ -198,9 +197,12 @@ def _download_once(uri: str, path: Path) -> None:
         if response.status_code == 429 or response.status_code >= 500:
             raise _ServerBusyError(f"HTTP {response.status_code}")
         _check_status(uri, response.status_code)
-        with path.open("wb") as file:
+        with writing(path):
+            file = path.open("wb")
+        with file:
             for chunk in response.iter_content(2**20):
-                file.write(chunk)
+                with writing(path):
+                    file.write(chunk)
 
 
 def _check_status(uri: str, status: int) -> None:

@@ -142,7 +142,7 @@ def _row_params(row: Row) -> dict[str, Any] | None:
             return None
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RowFaultError("bad_params", f"params is not JSON: {error}") from error
     if value is None:
         return None

@@ -38,7 +38,7 @@ class AuditReport:
     rows_left_out: int = 0
     """Rows of the dataset that a partial result lacks."""
     rows_by_status: dict[str, int]
-    parts: int
+    files: int
     """Files under parts/ and errors/ that were read."""
     problems: tuple[str, ...]
 
@@ -52,7 +52,7 @@ class AuditReport:
         statuses = ", ".join(f"{count} {status}" for status, count in self.rows_by_status.items()) or "none"
         verdict = self._verdict() if self.ok else f"Problems: {len(self.problems)}"
         return "\n".join(
-            [self.uri, f"Rows: {self.rows} ({statuses})", f"Files read: {self.parts}", verdict]
+            [self.uri, f"Rows: {self.rows} ({statuses})", f"Files read: {self.files}", verdict]
             + [f"- {problem}" for problem in self.problems]
         )
 
@@ -79,7 +79,7 @@ def audit_result(uri: str) -> AuditReport:
     try:
         manifest = parse_manifest(store, data)
     except ResultError as error:
-        return AuditReport(uri=store.uri, rows=0, rows_by_status={}, parts=0, problems=(str(error),))
+        return AuditReport(uri=store.uri, rows=0, rows_by_status={}, files=0, problems=(str(error),))
     with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
         return _Audit(store, manifest, Path(folder, "part")).run()
 
@@ -135,7 +135,7 @@ class _Audit:
             rows=parts.statuses.total(),
             rows_left_out=max(0, self._manifest.rows_in - parts.statuses.total()) if self._manifest.is_partial else 0,
             rows_by_status=dict(sorted(parts.statuses.items())),
-            parts=self._files,
+            files=self._files,
             problems=tuple(self._problems),
         )
 

@@ -82,16 +82,23 @@ class EmbeddedStore:
             _check_free(self._port)
         folder = self._folder or Path(self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="weed-")))
         folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start(program, folder)
+        except BaseException:  # Ctrl-C too: its process has a session of its own
+            self.__exit__()
+            raise
+        return self
+
+    def _start(self, program: str, folder: Path) -> None:
         # Another process can take a free port between the choice and the bind; a second choice settles it.
         for _ in range(3):
             log = self._launch(program, folder)
             if self._is_ready(log):
-                return self
+                return
             self._end_process()
             if _PORT_TAKEN not in log.read_text(errors="replace"):
                 break
         end = "\n".join(log.read_text(errors="replace").splitlines()[-15:])
-        self._cleanup.close()
         raise StorageError("The embedded object store did not start", remedy=f"The end of its log:\n{end}")
 
     def wait(self) -> int:
