@@ -153,9 +153,15 @@ def test_a_step_that_was_started_again_goes_on_with_its_job(server, job, caplog)
     assert "4 of 4 shards are answered" in caplog.text
 
 
-def test_a_cancelled_step_removes_its_job(server, job):
+@pytest.mark.parametrize("faults", [[], [503] * 4])
+def test_a_cancelled_step_removes_its_job(server, job, faults):
     server.is_held = True
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
+
+    def cancel() -> None:
+        server.faults = list(faults)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Timer(0.5, cancel).start()
     with pytest.raises(InterruptedRunError):
         generate_on_cluster(job, PODS)
     assert server.jobs == {}
@@ -165,7 +171,7 @@ def test_a_cancelled_step_removes_its_job(server, job):
 
 
 @pytest.mark.parametrize(
-    ("status", "message"), [(403, "Give the pod's service account"), (422, "Kubernetes does not take")]
+    ("status", "message"), [(403, "Give the service account of the pod"), (422, "Kubernetes does not take")]
 )
 def test_a_refusal_is_one_clear_message(server, job, status, message):
     server.faults = [status]

@@ -228,3 +228,8 @@ def test_a_run_without_an_output_has_no_result(server, client):
     with pytest.raises(ConfigurationError, match="does not say where its result is"):
         results(run.run_id, client=client)
     assert get_run(run.run_id, client).parameters.keys() == PARAMETERS.keys() - {"output_uri"}
+
+
+def test_an_experiment_without_a_name_is_nobody_elses():
+    with pytest.raises(ConfigurationError, match="experiment has no name"):
+        Submission(experiment="")

@@ -136,6 +136,14 @@ def test_a_schedule_can_wait_to_be_switched_on(server, client):
     assert not disable("nightly", client).enabled
 
 
+@pytest.mark.parametrize("change", [enable, disable, delete])
+def test_no_name_is_not_all_names(server, client, change):
+    add(client)
+    with pytest.raises(ConfigurationError, match="name of the schedule is empty"):
+        change("", client)
+    assert [entry.enabled for entry in list_schedules(client)] == [True]
+
+
 def test_schedules_are_listed_and_deleted(server, client):
     for name in ("nightly", "weekly", "hourly"):
         add(client, name=name)

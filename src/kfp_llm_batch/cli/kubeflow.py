@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.parameters import read_parameters
 from kfp_llm_batch.shipped import CompiledPipeline, load_pipeline, shipped_pipelines
 
@@ -247,8 +246,6 @@ def _read(pipeline: str, assignments: list[str] | None, file: Path | None) -> tu
 def _submission(experiment: str, no_cache: bool, service_account: str, volume: str) -> Submission:
     from kfp_llm_batch.client import Submission
 
-    if not experiment:
-        raise ConfigurationError("--experiment is empty", remedy="Leave it out for the one that is called Default.")
     return Submission(experiment=experiment, cache=not no_cache, service_account=service_account, volume=volume)
 
 

@@ -62,6 +62,7 @@ def run_pipeline(
             except RuntimeError as error:
                 raise _step_error(message.read_text(encoding="utf-8"), str(error)) from None
             finally:
+                output.finish()
                 message.unlink(missing_ok=True)
 
 
@@ -69,7 +70,7 @@ def _docker_runner(message: Path) -> Any:
     """Containers write into the mounted root as the user who runs this."""
     from kfp import local
 
-    passed_on = ("KFP_LLM_BATCH_S3_", "STORAGE_EMULATOR_HOST")
+    passed_on = ("KFP_LLM_BATCH_S3_", "STORAGE_EMULATOR_HOST", "AWS_", "HF_TOKEN")
     environment = {name: value for name, value in os.environ.items() if name.startswith(passed_on)}
     environment[errors.TERMINATION_LOG_VARIABLE] = str(message)
     return local.DockerRunner(network_mode="host", user=f"{os.getuid()}:{os.getgid()}", environment=environment)
@@ -140,6 +141,11 @@ class _StepOutput(io.TextIOBase):
             if self._verbose or not self._is_noise(line):
                 print(_INDENTATION.sub("", line), file=self._target, flush=True)
         return len(text)
+
+    def finish(self) -> None:
+        """Print what stands behind the last line's end."""
+        if self._rest:
+            self.write("\n")
 
     def _is_noise(self, line: str) -> bool:
         if self._dump_end is not None:

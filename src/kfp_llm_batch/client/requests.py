@@ -65,7 +65,7 @@ class Submission:
             be a parameter of a pipeline: where Kubeflow mounts a claim that a parameter names, a run without one fails.
 
     Raises:
-        ConfigurationError: The volume is none.
+        ConfigurationError: The experiment has no name, or the volume is none.
     """
 
     experiment: str = DEFAULT_EXPERIMENT
@@ -75,6 +75,8 @@ class Submission:
     volume: str = ""
 
     def __post_init__(self) -> None:
+        if not self.experiment:  # the server would take the first that it finds
+            raise ConfigurationError("The experiment has no name", remedy="Leave it out for the one called Default.")
         if self.volume and not _VOLUME.fullmatch(self.volume):
             raise ConfigurationError(
                 "A volume is the name of a PersistentVolumeClaim and the path for it in the pods",

@@ -214,6 +214,8 @@ def _switched(name: str, client: kfp.Client, *, on: bool) -> Schedule:
 
 
 def _existing(client: kfp.Client, name: str) -> list[Any]:
+    if not name:  # which to the server means all of them
+        raise ConfigurationError("The name of the schedule is empty")
     found = list(_answers(client, name))
     if not found:
         names = sorted({entry.display_name for entry in _answers(client)})

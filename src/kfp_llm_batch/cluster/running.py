@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ WATCH_SECONDS = 5
 _ANSWER_SECONDS = 15
 _PATIENCE_SECONDS = 300.0
 """A control plane may be upgraded meanwhile."""
+_LAST_PATIENCE_SECONDS = 20.0
+"""A pod that is told to end has 30 s."""
 _TRANSIENT = {408, 410, 429, 500, 502, 503, 504}
 _NO_ANSWER = (urllib3.exceptions.HTTPError, OSError)
 
@@ -111,9 +113,12 @@ class _ClusterRun:
         return found.status
 
     def remove(self) -> None:
-        """Delete the Job with its pods."""
+        """Delete the Job with its pods, though the step is told to end."""
         _LOG.info("The Job %s is removed; what its pods have finished is kept.", self._place["name"])
-        self._delete()
+        try:
+            self._delete(patience_seconds=_LAST_PATIENCE_SECONDS, sleep=time.sleep)
+        except ServerError as error:
+            _LOG.warning("The Job %s could not be removed, and goes on: %s", self._place["name"], error)
 
     def _create(self) -> client.V1Job:
         namespace = self._place["namespace"]
@@ -151,10 +156,10 @@ class _ClusterRun:
             termination.sleep(1)
         raise ServerError(f"The ended Job {self._place['name']} does not go away")
 
-    def _delete(self) -> None:
+    def _delete(self, **patience: Any) -> None:
         options = {"propagation_policy": "Foreground", "_request_timeout": _ANSWER_SECONDS}
         try:
-            _patiently(lambda: self._api.delete_namespaced_job(**self._place, **options))
+            _patiently(lambda: self._api.delete_namespaced_job(**self._place, **options), **patience)
         except ServerError as error:
             if _status(error) != 404:
                 raise
@@ -215,12 +220,19 @@ def _condition(status: client.V1JobStatus, kind: str) -> Any:
     return next((entry for entry in status.conditions or () if entry.type == kind and entry.status == "True"), None)
 
 
-def _patiently(action: Any) -> Any:
+def _sleep(seconds: float) -> None:
+    termination.sleep(seconds)
+    termination.check()
+
+
+def _patiently(
+    action: Any, patience_seconds: float = _PATIENCE_SECONDS, sleep: Callable[[float], None] = _sleep
+) -> Any:
     retrying = tenacity.Retrying(
         retry=tenacity.retry_if_exception(_is_worth_a_retry),
-        stop=tenacity.stop_after_delay(_PATIENCE_SECONDS),
+        stop=tenacity.stop_after_delay(patience_seconds),
         wait=tenacity.wait_random_exponential(multiplier=0.1, max=10),
-        sleep=_sleep,
+        sleep=sleep,
         reraise=True,
     )
     try:
@@ -229,14 +241,9 @@ def _patiently(action: Any) -> Any:
         raise _explained(error) from error
     except _NO_ANSWER as error:
         raise ServerError(
-            f"Kubernetes did not answer for {_PATIENCE_SECONDS:.0f} s ({type(error).__name__})",
+            f"Kubernetes did not answer for {patience_seconds:.0f} s ({type(error).__name__})",
             remedy="Look at the cluster's control plane, and run again.",
         ) from error
-
-
-def _sleep(seconds: float) -> None:
-    termination.sleep(seconds)
-    termination.check()
 
 
 def _is_worth_a_retry(error: BaseException) -> bool:
@@ -250,7 +257,7 @@ def _status(error: ServerError) -> Any:
 def _explained(error: ApiException) -> ServerError:
     remedies = {
         401: "The pod's token is not accepted.",
-        403: f"Give the pod's service account ({os.environ.get('HOSTNAME', 'this pod')}) the role of "
+        403: f"Give the service account of the pod {os.environ.get('HOSTNAME', '')} the role of "
         "pipelines/deploy/examples/generate-on-cluster.yaml.",
         422: "The parameters make a Job that Kubernetes does not take.",
     }
