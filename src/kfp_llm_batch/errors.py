@@ -132,7 +132,7 @@ def exit_with_message() -> Iterator[None]:
     try:
         yield
     except BatchError as error:
-        message = f"{type(error).__name__}: {error}"
+        message = as_message(error)
         if TERMINATION_LOG_VARIABLE not in os.environ:
             print(message, file=sys.stderr, flush=True)
         _leave_message(message)
@@ -147,8 +147,14 @@ def _leave_message(message: str) -> None:
             path.write_text(message[:4096], encoding="utf-8", errors="replace")
 
 
+def as_message(error: BatchError) -> str:
+    """One line, from which `parse_message` makes the error again: of the nearest class that this module has."""
+    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == __name__)
+    return f"{kind.__name__}: {error}"
+
+
 def parse_message(message: str) -> BatchError | None:
-    """The error that ended a step, from the message that `exit_with_message` left; None if it left none."""
+    """The error that ended a step, from the message that `as_message` made; None if it left none."""
     kind, separator, text = message.partition(": ")
     found = globals().get(kind)
     if separator and isinstance(found, type) and issubclass(found, BatchError):

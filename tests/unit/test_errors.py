@@ -1,7 +1,8 @@
 import pytest
 
 from kfp_llm_batch import errors
-from kfp_llm_batch.errors import BatchError, ConfigurationError, exit_with_message
+from kfp_llm_batch.errors import BatchError, ConfigurationError, StorageError, exit_with_message
+from kfp_llm_batch.storage.protocol import ObjectNotFoundError
 
 
 def all_errors() -> list[type[BatchError]]:
@@ -47,7 +48,9 @@ def test_a_defect_keeps_its_traceback():
 
 def test_a_message_is_the_error_again():
     error = ConfigurationError("Wrong", received="x")
-    again = errors.parse_message(f"{type(error).__name__}: {error}")
+    again = errors.parse_message(errors.as_message(error))
     assert (type(again), str(again)) == (ConfigurationError, str(error))
+    gone = errors.parse_message(errors.as_message(ObjectNotFoundError("It is gone")))
+    assert (type(gone), str(gone)) == (StorageError, "It is gone.")
     assert errors.parse_message("KeyError: 'x'") is None
     assert errors.parse_message("") is None

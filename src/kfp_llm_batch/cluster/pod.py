@@ -6,7 +6,7 @@ import dataclasses
 import os
 import sys
 
-from kfp_llm_batch.errors import BatchError, EngineError
+from kfp_llm_batch.errors import BatchError, EngineError, as_message
 from kfp_llm_batch.sharding.attempts import answer_shards
 from kfp_llm_batch.sharding.job import JobAddress, JobFolder
 from kfp_llm_batch.steps import step
@@ -25,7 +25,7 @@ def answer_index(address: JobAddress, index: int) -> None:
     try:
         answer_shards(dataclasses.replace(address, shards=(index,)), None)
     except BatchError as error:
-        folder.save_failure(index, f"{type(error).__name__}: {error}")
+        folder.save_failure(index, as_message(error))
         raise
     # Without a job the whole result stands already.
     if folder.read_job() is not None and folder.manifest(index) is None:

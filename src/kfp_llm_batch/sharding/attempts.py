@@ -20,6 +20,7 @@ from kfp_llm_batch.errors import (
     DataError,
     EngineError,
     InterruptedRunError,
+    as_message,
     parse_message,
 )
 from kfp_llm_batch.manifests import ResultManifest
@@ -83,7 +84,7 @@ def _answer(folder: JobFolder, address: JobAddress, numbers: list[int], engine_c
         attempts[numbers[0]] += 1
         _LOG.warning("Shard %d failed, attempt %d of %d: %s", numbers[0], attempts[numbers[0]], ATTEMPTS, error)
         if attempts[numbers[0]] == ATTEMPTS:
-            folder.save_failure(numbers.pop(0), f"{type(error).__name__}: {error}")
+            folder.save_failure(numbers.pop(0), as_message(error))
 
 
 def _attempt(shards_uri: str, engine_cache: Path | None) -> BatchError | None:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.disk import temporary_folder
-from kfp_llm_batch.errors import BatchError, IncompleteRunError
+from kfp_llm_batch.errors import DataError, IncompleteRunError
 from kfp_llm_batch.sharding.answering import fetch_prompts
 from kfp_llm_batch.sharding.job import Job, JobFolder
 from kfp_llm_batch.storage.uris import join_uri
@@ -46,17 +45,18 @@ def _write_rows(folder: JobFolder, job: Job, missing: Sequence[int]) -> dict[int
         path = working_folder / MISSING_ROWS
         with path.open("w", encoding="utf-8") as lines:
             for number in missing:
-                for row_ids in _row_ids(folder, job, number, working_folder / str(number)):
+                for row_ids in _row_ids(folder, job, number):
                     examples.setdefault(number, row_ids[:_ROWS_SHOWN])
                     lines.writelines(json.dumps({"shard": number, "row_id": row_id}) + "\n" for row_id in row_ids)
         folder.store.upload(path, MISSING_ROWS)
     return examples
 
 
-def _row_ids(folder: JobFolder, job: Job, number: int, working_folder: Path) -> Iterator[list[str]]:
-    try:
-        fetch_prompts(folder, job, number, working_folder)
-    except BatchError:
-        return  # the shard's own error says that its prompts are gone
-    for _, batch in Prompts(working_folder).batches():
-        yield batch.column("row_id").to_pylist()
+def _row_ids(folder: JobFolder, job: Job, number: int) -> Iterator[list[str]]:
+    with temporary_folder() as working_folder:  # of one shard at a time
+        try:
+            fetch_prompts(folder, job, number, working_folder)
+        except DataError:
+            return  # the shard's own error says that its prompts are gone
+        for _, batch in Prompts(working_folder).batches():
+            yield batch.column("row_id").to_pylist()
