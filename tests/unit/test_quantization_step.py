@@ -70,6 +70,14 @@ def test_the_same_checkpoint_twice_is_one(model, tmp_path):
     assert (tmp_path / "output/model-100.safetensors").stat().st_mtime_ns == written
 
 
+def test_a_checkpoint_that_lost_a_file_is_made_whole(model, tmp_path):
+    uri = str(tmp_path / "output")
+    publish_checkpoint(make_checkpoint(tmp_path / "one", model), uri, overwrite=False)
+    Path(uri, "model-100.safetensors").unlink()
+    publish_checkpoint(make_checkpoint(tmp_path / "two", model), uri, overwrite=False)
+    assert Path(uri, "model-100.safetensors").exists()
+
+
 def test_another_checkpoint_is_replaced_only_when_told_and_leaves_nothing(model, tmp_path):
     uri = str(tmp_path / "output")
     publish_checkpoint(make_checkpoint(tmp_path / "one", model), uri, overwrite=False)

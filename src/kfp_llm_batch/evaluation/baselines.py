@@ -84,12 +84,15 @@ class BaselinePointer:
         manifest = read_evaluation_manifest(evaluation)
         stored = self._stored()
         before = None if stored is None else Baseline.from_json(stored, self.uri)
+        earlier = before.evaluation_uri if before else None
+        if before and earlier == evaluation.uri:  # promoted again, by a step that was repeated
+            earlier = before.previous_uri
         target = Baseline(
             evaluation_uri=evaluation.uri,
             manifest_sha256=hashlib.sha256(manifest).hexdigest(),
             promoted_at=datetime.now(UTC).isoformat(timespec="seconds"),
             reason=reason,
-            previous_uri=before.evaluation_uri if before else None,
+            previous_uri=earlier,
         )
         data = target.to_json().encode()
         is_written = (
@@ -146,5 +149,10 @@ def fetched_baseline(baseline: Baseline) -> Iterator[EvaluatedRun]:
     with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
         (Path(folder) / FILE_NAME).write_bytes(data)
         name = check_key(EvaluationManifest.from_json(data, store.uri).scores.path)
-        store.download(name, Path(folder) / name)
+        try:
+            store.download(name, Path(folder) / name)
+        except ObjectNotFoundError as error:
+            raise ResultError(
+                f"The baseline's scores are gone: {error}", remedy="Promote the run that is to be the baseline."
+            ) from error
         yield EvaluatedRun(Path(folder))

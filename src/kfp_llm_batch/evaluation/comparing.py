@@ -12,7 +12,6 @@ from html import unescape
 from pathlib import Path
 from typing import Any, Self
 
-from kfp_llm_batch.disk import new_file
 from kfp_llm_batch.errors import ConfigurationError, ResultError
 from kfp_llm_batch.evaluation.baselines import Baseline, BaselinePointer, fetched_baseline
 from kfp_llm_batch.evaluation.comparison import Comparison, compare_runs
@@ -24,8 +23,9 @@ from kfp_llm_batch.evaluation.report.markdown import markdown_report
 from kfp_llm_batch.evaluation.report.page import html_report
 from kfp_llm_batch.evaluation.run_folder import EvaluatedRun
 from kfp_llm_batch.manifests import FILE_NAME
+from kfp_llm_batch.results.stored_result import stored_manifest
 from kfp_llm_batch.steps import from_parameters
-from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store
+from kfp_llm_batch.storage.object_store import open_store
 from kfp_llm_batch.storage.uris import join_uri
 
 REPORT, COMPARISON = "report.html", "comparison.json"
@@ -159,26 +159,16 @@ def _as_json(outcome: str, baseline: Baseline | None, comparison: Comparison | N
 def _publish(run: EvaluatedRun, evaluation_uri: str, html: str, comparison: dict[str, Any]) -> None:
     """Everything but the manifest first; an evaluation of other scores that stands there is not replaced."""
     store = open_store(evaluation_uri)
-    manifest = (run.folder / FILE_NAME).read_bytes()
-    if (existing := _existing(store)) not in (None, manifest):
+    manifest, existing = (run.folder / FILE_NAME).read_bytes(), stored_manifest(store)
+    if existing not in (None, manifest):
         raise ResultError(
             "Another evaluation stands at the output", received=store.uri, remedy="Choose another output_uri."
         )
-    report, facts = run.folder / REPORT, run.folder / COMPARISON
-    for path, text in ((report, html), (facts, json.dumps(_finite(comparison), indent=2) + "\n")):
-        with new_file(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-        store.upload(path, path.name)
+    store.write(REPORT, html.encode())
+    store.write(COMPARISON, f"{json.dumps(_finite(comparison), indent=2)}\n".encode())
     if existing is None:
         store.upload(run.folder / run.manifest.scores.path, run.manifest.scores.path)
         store.write(FILE_NAME, manifest, only_if_absent=True)
-
-
-def _existing(store: ObjectStore) -> bytes | None:
-    try:
-        return store.read(FILE_NAME)
-    except ObjectNotFoundError:
-        return None
 
 
 def _finite(value: Any) -> Any:

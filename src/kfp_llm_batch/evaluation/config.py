@@ -77,7 +77,14 @@ class EvaluationConfig:
             self._check_targets(columns[self.target_column])
 
     def _check_targets(self, kind: pa.DataType) -> None:
-        inner = kind.value_type if pa.types.is_list(kind) or pa.types.is_large_list(kind) else kind
+        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+        for named in self.made_scorers:
+            if is_list and not getattr(named.scorer, "takes_lists", True):
+                raise ConfigurationError(
+                    f"Scorer {named.name} compares with one class, and evaluation_target_column holds lists",
+                    received=f"{self.target_column}: {kind}",
+                )
+        inner = kind.value_type if is_list else kind
         if not (pa.types.is_nested(inner) or pa.types.is_binary(inner) or pa.types.is_large_binary(inner)):
             return
         for named in self.made_scorers:

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from kfp_llm_batch.disk import new_file
 from kfp_llm_batch.evaluation.completion_rows import CompletionBatch, input_digest
+from kfp_llm_batch.evaluation.scorers.classification import Classification
 from kfp_llm_batch.evaluation.scorers.protocol import Answer, FloatArray, Metric, Row, Score, as_text, target_texts
 from kfp_llm_batch.evaluation.scorers.registry import NamedScorer
 from kfp_llm_batch.manifests import StoredFile
@@ -77,10 +78,11 @@ class ScoreWriter:
     def add(self, batch: CompletionBatch) -> None:
         """Score some rows."""
         scores = {named.key: [self._score(named, row) for row in batch.rows] for named in self._scorers}
-        for key, pairs in self.confusion.items():
-            for row, score in zip(batch.rows, scores[key], strict=True):
-                if score is not None:
-                    pairs[as_text(row.target), score.extracted or _NO_CLASS] += 1
+        for named in self._scorers:
+            if isinstance(named.scorer, Classification):
+                for row, score in zip(batch.rows, scores[named.key], strict=True):
+                    if score is not None and (expected := named.scorer.expected_class(row)) is not None:
+                        self.confusion[named.key][expected, score.extracted or _NO_CLASS] += 1
         self.rows += len(batch.rows)
         columns = {
             **{name: batch.table.column(name) for name in _COPIED},
@@ -191,7 +193,9 @@ class ScoreTable:
         return [column.name for column in schema.field("source").type] if "source" in schema.names else []
 
     def source(self, name: str) -> pa.ChunkedArray:
-        """A carried source column."""
+        """A carried source column; an empty one of a table without rows, which carries none."""
+        if name not in self.source_names:
+            return pa.chunked_array([], pa.string())
         # A name with a point in it would be taken for a path.
         wanted = "source" if "." in name else f"source.{name}"
         return pc.struct_field(self._read(wanted).column("source"), [name])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -137,7 +138,10 @@ def slices_of(table: ScoreTable, columns: Sequence[str]) -> Iterator[tuple[str, 
 
 
 def _slice_labels(table: ScoreTable, column: str) -> npt.NDArray[np.str_]:
-    values = table.source(column).to_pylist()
+    values = [
+        None if isinstance(value, float) and not math.isfinite(value) else value
+        for value in table.source(column).to_pylist()
+    ]
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if len(numbers) < len([value for value in values if value is not None]) or len(set(numbers)) <= _MOST_NUMBERS:
         return np.array(["(none)" if value is None else str(value) for value in values])

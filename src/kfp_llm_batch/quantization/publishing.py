@@ -81,9 +81,10 @@ def publish_checkpoint(folder: Path, output_uri: str, *, overwrite: bool) -> Non
     store = open_store(output_uri)
     files: dict[str, str] = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))["files"]
     existing = _existing(store)
-    if existing.get("files") == files:
+    is_same = existing.get("files") == files
+    if is_same and files.keys() <= {entry.key for entry in store.list()}:
         return
-    if existing and not overwrite:
+    if existing and not is_same and not overwrite:
         raise _occupied(store)
     for name in (FILE_NAME, _CONFIG, *existing.get("files", ())):
         store.delete(name)

@@ -45,7 +45,16 @@ def test_a_second_promotion_remembers_the_first(run, store_uri):
     pointer = BaselinePointer(f"{store_uri}/pointer")
     pointer.promote(first, "it passed")
     assert pointer.promote(second, "it passed").previous_uri == first
+    assert pointer.promote(second, "a step that was repeated").previous_uri == first
     assert pointed(pointer).evaluation_uri == second
+
+
+def test_a_baseline_without_its_scores_is_named(run, store_uri):
+    uri = upload(run, f"{store_uri}/first")
+    promoted = BaselinePointer(f"{store_uri}/pointer").promote(uri, "by hand")
+    open_store(uri).delete(run.manifest.scores.path)
+    with pytest.raises(ResultError, match="The baseline's scores are gone"), fetched_baseline(promoted):
+        pass
 
 
 def test_only_a_finished_evaluation_is_promoted(run, store_uri):

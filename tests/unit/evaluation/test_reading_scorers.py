@@ -214,6 +214,11 @@ def test_odd_choices(answer, target, letter):
     assert found.extracted == letter
 
 
+@pytest.mark.parametrize(("answer", "right"), [("A", 1.0), ("B", 1.0), ("C", 0.0)])
+def test_several_choices_may_be_right(answer, right):
+    assert value("multiple_choice", answer, ["A", "b", None]) == right
+
+
 def test_choices_without_a_target_that_is_one():
     for target in ("E", 7, None, "nothing"):
         assert scorer("multiple_choice").score(make_row("A", target=target)) is None

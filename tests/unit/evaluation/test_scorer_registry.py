@@ -62,6 +62,7 @@ def test_metrics_of_a_labelled_scorer_have_its_label():
         ([3], r"neither a name nor an object with one"),
         ([{"name": "empty", "words": 3}], r"no such option.*Allowed: none"),
         (["empty", "empty"], r"measure the same.*label"),
+        ([{"name": "exact_match", "label": "bleu"}, "bleu"], r"measure the same.*Received: 'bleu'"),
         ([{"name": "empty", "label": "two words"}], r"the label is no word"),
     ],
 )

@@ -135,6 +135,30 @@ def test_slices_show_values_apart(make_prompts, tmp_path):
     assert total == sum(row["question"] == row["answer"] for row in rows)
 
 
+def test_numbers_that_are_none_are_a_slice_of_their_own(make_prompts, tmp_path):
+    sizes = [*map(float, range(100)), *[float("nan")] * 40, float("inf"), None]
+    folder = completions(make_prompts, tmp_path, [{"question": "1", "answer": "1", "size": size} for size in sizes])
+    manifest, _, _ = scored(folder, ["numeric_match"], slice_columns=["size"])
+    assert [entry["value"] for entry in manifest.slices].count("(none)") == 1
+    assert not any("nan" in entry["value"] or "inf" in entry["value"] for entry in manifest.slices)
+
+
+def test_right_answers_stand_on_the_diagonal_however_targets_are_written(make_prompts, tmp_path):
+    rows = [{"question": text.lower(), "answer": text} for text in ["Positive", "NEGATIVE", "negative"]]
+    scorer = {"name": "classification", "classes": ["positive", "negative"]}
+    manifest, _, _ = scored(completions(make_prompts, tmp_path, rows), [scorer])
+    assert manifest.confusion["classification"] == {
+        "classes": ["negative", "positive", "(none)"],
+        "matrix": [[2, 0, 0], [0, 1, 0], [0, 0, 0]],
+    }
+
+
+def test_several_right_classes_are_refused(make_prompts, tmp_path):
+    folder = completions(make_prompts, tmp_path, [{"question": "a", "answer": ["a", "b"]}])
+    with pytest.raises(ConfigurationError, match="Scorer classification compares with one class"):
+        scored(folder, ["classification"])
+
+
 def test_rows_that_hang_together_widen_the_interval(make_prompts, tmp_path):
     rows = [{"question": str(index % 40 % 3), "answer": "1", "story": index % 40} for index in range(200)]
     folder = completions(make_prompts, tmp_path, rows)
@@ -160,7 +184,8 @@ def test_truncated_answers_are_scored_as_they_are(make_prompts, tmp_path):
 
 
 def test_an_empty_result_has_no_estimates(make_prompts, tmp_path):
-    manifest, rows, _ = scored(completions(make_prompts, tmp_path, []), ["truncation"], target_column=None)
+    columns = {"slice_columns": ["kind"], "cluster_column": "story"}
+    manifest, rows, _ = scored(completions(make_prompts, tmp_path, []), ["truncation"], target_column=None, **columns)
     assert rows == []
     found = estimate(manifest, "truncation")
     assert (found["value"], found["low"], found["n_total"]) == (None, None, 0)

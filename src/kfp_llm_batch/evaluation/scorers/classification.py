@@ -32,6 +32,7 @@ class Classification:
 
     version: ClassVar[int] = 1
     needs_target: ClassVar[bool] = True
+    takes_lists: ClassVar[bool] = False
 
     classes: Sequence[str] = ()
     """All classes; none means those that occur as targets."""
@@ -73,7 +74,7 @@ class Classification:
 
     def score(self, row: Row) -> Score | None:
         """Compare the classes of all answers with the target's."""
-        expected = self._index(as_text(row.target)) if row.target is not None else None
+        expected = self._expected(row)
         if expected is None:
             return None
         found = [self._find(answer.text) for answer in row.answers]
@@ -81,6 +82,14 @@ class Classification:
         extracted = None if found[0] is None else self.classes[found[0]]
         accuracy = fmean(each == expected for each in found)
         return Score((accuracy, None, None, None, None), extracted, tuple(counts.tolist()))
+
+    def expected_class(self, row: Row) -> str | None:
+        """The target's class; None if it is none."""
+        expected = self._expected(row)
+        return None if expected is None else self.classes[expected]
+
+    def _expected(self, row: Row) -> int | None:
+        return self._index(as_text(row.target)) if row.target is not None else None
 
     @cached_property
     def _folded(self) -> list[str]:

@@ -44,10 +44,11 @@ class MultipleChoice:
         """Compare the chosen letter with the right one."""
         choices = self._choices(row)
         letters = string.ascii_uppercase[: len(choices) or self.num_choices]
-        right = _right_letter(row.target, letters, choices)
-        if right is None:
+        targets = row.target if isinstance(row.target, list | tuple) else [row.target]
+        right = {_right_letter(target, letters, choices) for target in targets} - {None}
+        if not right:
             return None
-        value = mean_of_answers(row, lambda answer: float(_chosen(answer, letters, choices) == right))
+        value = mean_of_answers(row, lambda answer: float(_chosen(answer, letters, choices) in right))
         return Score((value,), extracted=_chosen(row.answers[0].text, letters, choices))
 
     def _choices(self, row: Row) -> list[str]:

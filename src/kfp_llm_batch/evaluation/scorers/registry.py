@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -104,8 +105,9 @@ def make_scorers(specifications: Sequence[str | Mapping[str, Any]]) -> tuple[Nam
             remedy='Write ["exact_match"], or [{"name": "numeric_match", "tolerance": 0.01}] with options.',
         )
     scorers = tuple(make_scorer(entry) for entry in specifications)
-    names = [metric.name for scorer in scorers for metric in scorer.metrics]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    counts = Counter(metric.name for scorer in scorers for metric in scorer.metrics)
+    counts |= Counter(scorer.key for scorer in scorers)
+    if repeated := sorted(name for name, count in counts.items() if count > 1):
         raise ConfigurationError(
             "Two scorers of evaluation_scorers measure the same",
             received=repeated[0],
