@@ -1,11 +1,10 @@
-"""Work in processes of their own, for what Python computes on one processor at a time; results come in order."""
+"""Work in processes of their own: for what Python computes on one processor at a time, and for what takes memory."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
 import itertools
-import os
 import signal
 import socket
 import subprocess
@@ -55,6 +54,17 @@ def worker_map(
         yield functools.partial(_mapped, workers)
 
 
+def call_apart(function: Callable[..., Result], *arguments: Any) -> Result:
+    """Call a function in a process of its own, so that what it loads leaves memory with it; errors as `worker_map`."""
+    with worker_map(1, _caller, function) as call:
+        result: Result = next(call([arguments]))
+    return result
+
+
+def _caller(function: Callable[..., Result]) -> Callable[[tuple[Any, ...]], Result]:
+    return lambda arguments: function(*arguments)
+
+
 def _mapped(workers: Sequence[_Worker], tasks: Iterable[Any]) -> Iterator[Any]:
     busy: list[_Worker] = []
     for worker, task in zip(itertools.cycle(workers), tasks, strict=False):
@@ -90,7 +100,7 @@ class _Worker:
         code = self._process.wait(_END_SECONDS)
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         return InterruptedRunError(
-            f"A process that works on rows {how}",
+            f"A process of this step {how}",
             remedy="Most often the pod's memory limit was reached: raise resources_memory and run again.",
         )
 
@@ -102,7 +112,6 @@ def _worker(start: tuple[Callable[..., Any], tuple[Any, ...]]) -> Iterator[_Work
         process = subprocess.Popen(
             [sys.executable, "-m", "kfp_llm_batch.workers", str(theirs.fileno())],
             pass_fds=[theirs.fileno()],
-            env=dict(os.environ),
             stdin=subprocess.DEVNULL,
         )
     with Connection(ours.detach()) as connection:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from kfp_llm_batch.errors import DataError, InterruptedRunError
-from kfp_llm_batch.workers import worker_map
+from kfp_llm_batch.workers import call_apart, worker_map
 
 
 def squarer(most: int) -> Callable[[int], tuple[int, int]]:
@@ -51,6 +51,16 @@ def test_an_error_is_raised_here_after_the_results_before_it():
         assert [next(results)[0] for _ in range(6)] == [number**2 for number in range(6)]
         with pytest.raises(DataError, match=r"too large\. Received: 6"):
             next(results)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_one_call_in_a_process_of_its_own():
+    assert call_apart(os.getpid) != os.getpid()
+    with pytest.raises(InterruptedRunError, match=r"killed by SIGKILL.*raise resources_memory"):
+        call_apart(die)
 
 
 def test_a_process_that_is_killed_ends_the_work():

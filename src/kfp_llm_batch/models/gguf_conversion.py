@@ -1,15 +1,12 @@
-"""A GGUF file to a folder that vLLM loads: `python -m kfp_llm_batch.models.gguf_conversion FILE FOLDER`.
-
-Runs in a process of its own, so that torch and the unpacked weights leave memory with it.
-"""
+"""A GGUF file to a folder that vLLM loads."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
+import os
 from pathlib import Path
 
-from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.errors import ConfigurationError, first_line
+from kfp_llm_batch.workers import call_apart
 
 
 def convert_gguf(source: Path, folder: Path) -> None:
@@ -17,27 +14,22 @@ def convert_gguf(source: Path, folder: Path) -> None:
 
     Raises:
         ConfigurationError: The file is not a GGUF model that transformers can read.
+        InterruptedRunError: Memory did not suffice.
     """
-    command = [sys.executable, "-m", "kfp_llm_batch.models.gguf_conversion", str(source), str(folder)]
-    finished = subprocess.run(command, capture_output=True, text=True, check=False)
-    if finished.returncode != 0:
-        lines = finished.stderr.strip().splitlines() or ["no message"]
-        raise ConfigurationError(f"The GGUF file cannot be converted: {lines[-1]}", received=str(source))
+    call_apart(_convert, source, folder)
 
 
-def main() -> None:
-    """Convert the file that the arguments name."""
+def _convert(source: Path, folder: Path) -> None:
+    os.environ["TQDM_DISABLE"] = "1"  # a log is no terminal
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    source, folder = Path(sys.argv[1]), Path(sys.argv[2])
     location = {"pretrained_model_name_or_path": source.parent, "gguf_file": source.name, "local_files_only": True}
-    AutoTokenizer.from_pretrained(**location).save_pretrained(folder)
-    quantization = GgufConfig(dequantize=True)
-    model = AutoModelForCausalLM.from_pretrained(**location, quantization_config=quantization, dtype="bfloat16")
-    model.save_pretrained(folder, safe_serialization=True)
-
-
-if __name__ == "__main__":
-    main()
+    try:
+        AutoTokenizer.from_pretrained(**location).save_pretrained(folder)
+        quantization = GgufConfig(dequantize=True)
+        model = AutoModelForCausalLM.from_pretrained(**location, quantization_config=quantization, dtype="bfloat16")
+        model.save_pretrained(folder, safe_serialization=True)
+    except Exception as error:  # whatever the bytes of the file lead transformers to
+        raise ConfigurationError(
+            f"The GGUF file cannot be converted: {first_line(error)}", received=str(source)
+        ) from error

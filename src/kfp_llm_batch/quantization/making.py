@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 from kfp_llm_batch.disk import writing
-from kfp_llm_batch.errors import BatchError, ConfigurationError, EngineError, StorageError
+from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.machine import Machine
 from kfp_llm_batch.models.resolving import Model, files_in_use
 from kfp_llm_batch.quantization.layers import LayerPlan
-
-_ERRORS: dict[int, type[BatchError]] = {error.exit_code: error for error in (ConfigurationError, StorageError)}
+from kfp_llm_batch.workers import call_apart
 
 
 def make_checkpoint(model: Model, scheme: str, folder: Path, machine: Machine) -> LayerPlan:
@@ -25,12 +20,12 @@ def make_checkpoint(model: Model, scheme: str, folder: Path, machine: Machine) -
     Raises:
         ConfigurationError: The model is quantized already, is none with weights, or has layers that do not fit.
         StorageError: The folder cannot be written.
-        EngineError: The process that does it was ended or failed.
+        InterruptedRunError: The process that does it was killed.
     """
     check_is_plain(model)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    plan = _run([str(model.folder), str(folder), scheme], machine)
+    plan = call_apart(_quantize, model.folder, folder, scheme, machine.usable_cpus)
     for name in files_in_use((path.name for path in model.folder.iterdir()), model.uri):
         if not name.endswith((".safetensors", ".safetensors.index.json")) and name != "config.json":
             with writing(folder / name):
@@ -50,21 +45,8 @@ def check_is_plain(model: Model) -> None:
         )
 
 
-def _run(arguments: list[str], machine: Machine) -> LayerPlan:
-    finished = subprocess.run(
-        [sys.executable, "-m", "kfp_llm_batch.quantization.weights", *arguments],
-        env={**os.environ, "OMP_NUM_THREADS": str(machine.usable_cpus), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if finished.returncode < 0:
-        raise EngineError(
-            f"The process that quantizes was ended by {signal.Signals(-finished.returncode).name}",
-            remedy="SIGKILL is what a pod over its memory limit gets: raise resources_memory.",
-        )
-    if finished.returncode:
-        lines = finished.stderr.strip().splitlines() or ["no message"]
-        raise _ERRORS.get(finished.returncode, EngineError)(lines[-1])
-    done = json.loads(finished.stdout.splitlines()[-1])
-    return LayerPlan(**{**done, "quantized": tuple(done["quantized"])})
+def _quantize(source: Path, folder: Path, scheme: str, threads: int) -> LayerPlan:
+    os.environ.update(OMP_NUM_THREADS=str(threads), HF_HUB_OFFLINE="1")  # before torch is imported
+    from kfp_llm_batch.quantization.weights import quantize_weights
+
+    return quantize_weights(source, folder, scheme)

@@ -1,14 +1,8 @@
-"""Rounds the weights of a checkpoint: `python -m kfp_llm_batch.quantization.weights SOURCE FOLDER SCHEME`.
-
-Runs in a process of its own, so that torch and the weights leave memory with it. What it did is the last line of its
-output, a JSON object; an error of ours is the last line of its log, and its exit code says which.
-"""
+"""Rounds the weights of a checkpoint; called in a process of its own, since it imports torch."""
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,7 +14,7 @@ from compressed_tensors.quantization.utils import calculate_qparams
 from safetensors import SafetensorError, safe_open
 
 from kfp_llm_batch.disk import new_file
-from kfp_llm_batch.errors import BatchError, ConfigurationError
+from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.quantization.config import SCHEMES
 from kfp_llm_batch.quantization.layers import LayerPlan, linear_shapes, plan_layers
 from kfp_llm_batch.quantization.weight_files import INDEX, WeightWriter
@@ -106,18 +100,3 @@ def _write_config(source: Path, folder: Path, arguments: QuantizationScheme, sch
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
     with new_file(folder / "config.json") as path:
         path.write_text(json.dumps({**config, "quantization_config": declared}, indent=2) + "\n", encoding="utf-8")
-
-
-def main() -> None:
-    """Quantize what the arguments name."""
-    source, folder, scheme = sys.argv[1:]
-    try:
-        plan = quantize_weights(Path(source), Path(folder), scheme)
-    except BatchError as error:
-        print(error, file=sys.stderr)
-        sys.exit(error.exit_code)
-    print(json.dumps(dataclasses.asdict(plan)))
-
-
-if __name__ == "__main__":
-    main()
