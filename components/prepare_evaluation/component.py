@@ -36,9 +36,11 @@ def prepare_evaluation(
     from kfp_llm_batch.evaluation.comparing import ComparisonConfig
     from kfp_llm_batch.evaluation.config import EvaluationConfig
     from kfp_llm_batch.steps import step
+    from kfp_llm_batch.storage.uris import join_uri
 
     with step(storage_endpoint):
         evaluation = EvaluationConfig.from_parameters(parameters)
-        comparison = ComparisonConfig.from_parameters(parameters | {"run_uri": runs.run_folder(output_uri, run_id)})
-        folder = Path(prompts.path) if prompts else None
-        return runs.prepare_run(evaluation, comparison, output_uri, run_id, folder)
+        run_uri = join_uri(output_uri, run_id)
+        comparison = ComparisonConfig.from_parameters(parameters | {"run_uri": run_uri})
+        runs.prepare_run(evaluation, comparison, Path(prompts.path) if prompts else None)
+        return run_uri

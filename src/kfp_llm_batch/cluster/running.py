@@ -19,8 +19,7 @@ from kfp_llm_batch.cluster.manifest import PodConfig, job_name, render_job
 from kfp_llm_batch.errors import ConfigurationError, DataError, InterruptedRunError, ServerError, parse_message
 from kfp_llm_batch.machine.kernel_files import number_list
 from kfp_llm_batch.results.publishing import existing_result
-from kfp_llm_batch.sharding.job import Job, JobAddress, JobFolder
-from kfp_llm_batch.sharding.preparing import is_result_of
+from kfp_llm_batch.sharding.job import Job, JobAddress, JobFolder, is_result_of
 from kfp_llm_batch.storage.object_store import open_store
 
 _LOG = logging.getLogger("kfp_llm_batch")

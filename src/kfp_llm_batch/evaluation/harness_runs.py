@@ -27,9 +27,9 @@ def publish_samples(samples: Path, config: ComparisonConfig, model: str | None) 
     path = samples_file(samples)
     with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
         completions, scores = Path(folder) / "completions", Path(folder) / "scores"
-        imported = import_samples(path, completions, model)
+        scorer = import_samples(path, completions, model)
         publish_result(completions, str(config.run_uri))
-        evaluate(EvaluationConfig(scorers=[imported.scorer], target_column="target"), completions, scores)
+        evaluate(EvaluationConfig(scorers=[scorer], target_column="target"), completions, scores)
         return compare_evaluations(config, scores).outcome
 
 

@@ -7,7 +7,6 @@ import json
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,29 +27,16 @@ _LARGEST_SHARE, _LARGEST_POINTS = 1.0, 100.0
 Line = Mapping[str, Any]
 
 
-@dataclass(frozen=True, kw_only=True)
-class ImportedSamples:
-    """A result folder, and what was measured on its rows."""
-
-    manifest: ResultManifest
-    shares: tuple[str, ...]
-    """Metrics from 0 to 1."""
-    points: tuple[str, ...]
-    """Metrics from 0 to 100."""
-
-    @property
-    def scorer(self) -> dict[str, Any]:
-        """What goes into `evaluation_scorers`."""
-        return {"name": RECORDED, "names": list(self.shares), "points": list(self.points)}
-
-
-def import_samples(path: Path, folder: Path, model: str | None = None) -> ImportedSamples:
+def import_samples(path: Path, folder: Path, model: str | None = None) -> dict[str, Any]:
     """Write the samples of one task into `folder` as `generate_completions` would; several filters of a row are one.
 
     Args:
         path: samples_<task>_<date>.jsonl.
         folder: Gets one part and the manifest.
         model: What answered; without it the name of the file's folder, which the harness names by the model.
+
+    Returns:
+        What goes into `evaluation_scorers`: the scorer of what was measured, shares and points apart.
 
     Raises:
         DataError: A line is no sample, or none has a number that can be compared.
@@ -67,9 +53,8 @@ def import_samples(path: Path, folder: Path, model: str | None = None) -> Import
     fields.append(pa.field(RECORDED, pa.struct([pa.field(name, pa.float64()) for name in (*shares, *points)])))
     (folder / _PART).parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(rows, schema=completions_schema(fields)), folder / _PART, compression="zstd")
-    manifest = _manifest(path, rows, folder, model or path.absolute().parent.name)
-    manifest.save(folder)
-    return ImportedSamples(manifest=manifest, shares=shares, points=points)
+    _manifest(path, rows, folder, model or path.absolute().parent.name).save(folder)
+    return {"name": RECORDED, "names": list(shares), "points": list(points)}
 
 
 def _read(path: Path) -> list[Line]:

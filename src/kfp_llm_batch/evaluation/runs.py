@@ -31,25 +31,12 @@ _WEBHOOK_SECONDS = 20.0
 _LOG = logging.getLogger("kfp_llm_batch")
 
 
-def run_folder(output_uri: str, run_id: str) -> str:
-    """The folder of one run below the folder of all."""
-    return join_uri(output_uri, run_id)
-
-
-def prepare_run(
-    evaluation: EvaluationConfig,
-    comparison: ComparisonConfig,
-    output_uri: str,
-    run_id: str,
-    prompts_folder: Path | None = None,
-) -> str:
-    """Prove, before hours of work, that what comes after the generation can be done; the run's folder.
+def prepare_run(evaluation: EvaluationConfig, comparison: ComparisonConfig, prompts_folder: Path | None) -> None:
+    """Prove, before hours of work, that what comes after the generation can be done.
 
     Args:
         evaluation: Checked by being made.
-        comparison: Its baseline is read.
-        output_uri: Folder of all runs; a small object is written there, read and deleted.
-        run_id: Unlike that of any other run.
+        comparison: Its baseline is read; to the folder of its run a small object is written, read and deleted.
         prompts_folder: What `load_dataset` wrote; must have the columns that `evaluation` names.
 
     Raises:
@@ -58,7 +45,7 @@ def prepare_run(
     if prompts_folder is not None:
         evaluation.check_columns({column.name: column.type for column in Prompts(prompts_folder).source_fields})
     names = [metric.name for named in evaluation.made_scorers for metric in named.metrics]
-    check_destination(run_folder(output_uri, run_id))
+    check_destination(str(comparison.run_uri))
     if comparison.baseline_uri:
         baseline = BaselinePointer(comparison.baseline_uri).read()
         if baseline is None:
@@ -67,7 +54,6 @@ def prepare_run(
             read_evaluation_manifest(open_store(baseline.evaluation_uri))
             _LOG.info("The baseline is %s.", baseline.evaluation_uri)
     _LOG.info("The rows will be measured by %s.", ", ".join(names))
-    return run_folder(output_uri, run_id)
 
 
 def summarize_run(output_uri: str, run_id: str, status: Mapping[str, Any]) -> dict[str, Any]:
@@ -82,7 +68,7 @@ def summarize_run(output_uri: str, run_id: str, status: Mapping[str, Any]) -> di
         StorageError: The store does not answer or refuses.
         ConfigurationError: The webhook's address is none.
     """
-    store = open_store(run_folder(output_uri, run_id))
+    store = open_store(join_uri(output_uri, run_id))
     summary = {
         "schema_version": 1,
         "run_id": run_id,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from kfp_llm_batch.dataset.prompt_writing import SHARD
 from kfp_llm_batch.disk import file_sha256, writing
 from kfp_llm_batch.errors import ConfigurationError, DataError
 from kfp_llm_batch.generation.generating import generate
@@ -19,7 +20,6 @@ from kfp_llm_batch.sharding.uploading import upload_shard
 from kfp_llm_batch.steps import step
 from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, ObjectNotFoundError, open_store
 
-_PROMPTS = "shard-00000.arrow"
 _PR_SET_PDEATHSIG = 1
 """Linux ends this process when the one that started it is gone."""
 
@@ -53,7 +53,7 @@ def fetch_prompts(folder: JobFolder, job: Job, number: int, target: Path) -> Non
     Raises:
         DataError: They are gone, or not what the job says.
     """
-    shard, path = job.shards[number], target / _PROMPTS
+    shard, path = job.shards[number], target / SHARD
     with writing(path):
         target.mkdir(parents=True, exist_ok=True)
     try:
@@ -70,7 +70,7 @@ def fetch_prompts(folder: JobFolder, job: Job, number: int, target: Path) -> Non
         source_format=job.dataset["format"],
         source_revision=job.dataset["revision"],
         parameters=job.dataset["parameters"],
-        shards=(StoredFile(path=_PROMPTS, rows=shard.rows, bytes=shard.bytes, sha256=shard.sha256),),
+        shards=(StoredFile(path=SHARD, rows=shard.rows, bytes=shard.bytes, sha256=shard.sha256),),
     ).save(target)
 
 

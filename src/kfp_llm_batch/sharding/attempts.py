@@ -25,8 +25,7 @@ from kfp_llm_batch.errors import (
 )
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.results.publishing import existing_result
-from kfp_llm_batch.sharding.job import JobAddress, JobFolder
-from kfp_llm_batch.sharding.preparing import is_result_of
+from kfp_llm_batch.sharding.job import JobAddress, JobFolder, is_result_of
 from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, open_store
 
 _LOG = logging.getLogger("kfp_llm_batch")

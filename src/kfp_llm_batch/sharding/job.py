@@ -32,6 +32,8 @@ from kfp_llm_batch.storage.uris import join_uri
 FOLDER = "shards"
 FILE_NAME = "job.json"
 SCHEMA_VERSION = 1
+JOB_FIELD = "job"
+"""Of a result's `dataset`: the id of the job in shards that it is the outcome of."""
 
 _ADDRESS = re.compile(
     rf"(?P<job>(?P<output>.+)/{FOLDER}/(?P<id>[0-9a-f]{{16}}))(?:#(?P<shards>\d+(?:,\d+)*))?", re.DOTALL
@@ -228,6 +230,11 @@ class JobFolder:
         for entry in self.store.list(f"checkpoint/{shard:05d}/"):
             if _OWN_NAME.fullmatch(entry.key):
                 self.store.delete(entry.key)
+
+
+def is_result_of(job_id: str, result: ResultManifest | None) -> bool:
+    """Whether a result is the outcome of this very job."""
+    return result is not None and not result.is_partial and result.dataset.get(JOB_FIELD) == job_id
 
 
 def clear_job(output: ObjectStore, job_id: str) -> None:

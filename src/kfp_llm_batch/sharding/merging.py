@@ -22,9 +22,8 @@ from kfp_llm_batch.results.stored_result import (
     set_manifest,
     stored_manifest,
 )
-from kfp_llm_batch.sharding.job import Job, JobAddress, JobFolder, clear_job
+from kfp_llm_batch.sharding.job import JOB_FIELD, Job, JobAddress, JobFolder, clear_job, is_result_of
 from kfp_llm_batch.sharding.missing import missing_shards_error
-from kfp_llm_batch.sharding.preparing import JOB_FIELD, is_result_of
 from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, ObjectStore, open_store
 
 _LOG = logging.getLogger("kfp_llm_batch")

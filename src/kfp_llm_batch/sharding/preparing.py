@@ -15,12 +15,11 @@ from kfp_llm_batch.dataset.prompts import Prompts
 from kfp_llm_batch.generation.config import GenerationConfig, generation_fields
 from kfp_llm_batch.generation.reuse import shared_answers
 from kfp_llm_batch.machine import read_machine
-from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.models.sizes import weight_bytes
 from kfp_llm_batch.results.publishing import check_destination, existing_result
 from kfp_llm_batch.results.stored_result import check_replaceable
 from kfp_llm_batch.sharding.dealing import BucketCounts, deal
-from kfp_llm_batch.sharding.job import FILE_NAME, Job, JobAddress, JobFolder, Shard, prompts_key
+from kfp_llm_batch.sharding.job import FILE_NAME, Job, JobAddress, JobFolder, Shard, is_result_of, prompts_key
 from kfp_llm_batch.sharding.reusing import hand_out_answers
 from kfp_llm_batch.sharding.sizing import AUTO, ShardingConfig, estimated_seconds, parse_cpus
 from kfp_llm_batch.sharding.splitting import count_buckets, shard_file, write_shards
@@ -28,9 +27,6 @@ from kfp_llm_batch.steps import from_parameters
 from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, open_store
 
 _LOG = logging.getLogger("kfp_llm_batch")
-
-JOB_FIELD = "job"
-"""Of a result's `dataset`: the id of the job in shards that it is the outcome of."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,11 +81,6 @@ def prepare_job(config: JobConfig) -> tuple[JobAddress, Job]:
         "%d rows in %d shards of %d to %d prompt tokens, estimated.", job.rows, len(tokens), min(tokens), max(tokens)
     )
     return address, job
-
-
-def is_result_of(job_id: str, result: ResultManifest | None) -> bool:
-    """Whether a result is the outcome of this very job."""
-    return result is not None and not result.is_partial and result.dataset.get(JOB_FIELD) == job_id
 
 
 def _shards(counts: BucketCounts, generation: GenerationConfig, sharding: ShardingConfig) -> int:

@@ -44,22 +44,22 @@ def written(folder, lines):
 
 
 def scored(tmp_path, lines):
-    imported = import_samples(written(tmp_path / "org__model", lines), tmp_path / "completions")
-    config = EvaluationConfig(scorers=[imported.scorer], target_column="target")
+    scorer = import_samples(written(tmp_path / "org__model", lines), tmp_path / "completions")
+    config = EvaluationConfig(scorers=[scorer], target_column="target")
     evaluate(config, tmp_path / "completions", tmp_path / "scores")
-    return imported, EvaluatedRun(tmp_path / "scores")
+    return scorer, EvaluatedRun(tmp_path / "scores")
 
 
 def test_answers_and_scores_are_taken_over(tmp_path):
     lines = [generated(index, f"A {index}", {"exact_match": float(index % 2)}) for index in range(10)]
-    imported, run = scored(tmp_path, lines)
+    scorer, run = scored(tmp_path, lines)
     assert run.table.values("exact_match").tolist() == [0.0, 1.0] * 5
     assert run.table.column("row_id").to_pylist() == [str(index) for index in range(10)]
     assert run.table.column("answer").to_pylist()[3] == "A 3"
     assert run.table.source("question").to_pylist()[3] == "Q: What is 3?\nA:"
     assert run.manifest.result["model"]["uri"] == "org__model"
     assert run.manifest.result["dataset"]["uri"] == "lm-evaluation-harness: gsm8k"
-    assert imported.scorer == {"name": "recorded", "names": ["exact_match"], "points": []}
+    assert scorer == {"name": "recorded", "names": ["exact_match"], "points": []}
     assert audit_result(str(tmp_path / "completions")).ok
 
 

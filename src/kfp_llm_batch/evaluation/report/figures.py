@@ -25,7 +25,7 @@ def changes_chart(comparison: Comparison | None) -> Markup | None:
 
 
 def slice_changes(comparison: Comparison | None) -> list[dict[str, Any]]:
-    """Of every metric at the gate the slices, those that lost most first."""
+    """Of the main metric the slices, those that lost most first."""
     if comparison is None or not comparison.slices:
         return []
     main = comparison.metrics[0].metric if comparison.metrics else comparison.slices[0].metric
