@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from kfp import dsl
 from kfp_llm_batch.components import generate_completions, warm_engine
-from safetensors.torch import load_file, save_file
 
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
 from kfp_llm_batch.machine import read_machine
@@ -27,6 +26,8 @@ LAYERS = 2
 
 def first_layers(folder: Path) -> Path:
     """The demo model without its other layers, which would be compiled in the same way, for a minute longer."""
+    from safetensors.torch import load_file, save_file
+
     source = resolve_model("demo://smollm2-135m-instruct").folder
     folder.mkdir()
     for path in (*source.glob("*.json"), *source.glob("*.jinja")):

@@ -13,10 +13,9 @@ from kfp_llm_batch.client import CreateRequest, Submission, get_run, list_runs, 
 from kfp_llm_batch.client import runs as runs_module
 from kfp_llm_batch.client.failures import NotFoundOnServerError
 from kfp_llm_batch.errors import ConfigurationError, InterruptedRunError, RunError, ServerError
-from kfp_llm_batch.shipped import CompiledPipeline, load_pipeline
+from kfp_llm_batch.shipped import CompiledPipeline, load_pipeline, shipped_pipelines
 from tests.kubeflow.contract import find_operation
 
-PIPELINES = sorted(path.parent.name for path in Path(str(files("kfp_llm_batch.pipelines"))).glob("*/pipeline.yaml"))
 PARAMETERS = {"dataset_uri": "s3://data/q.jsonl", "prompt_template": "{{ question }}", "output_uri": "s3://results/1"}
 
 
@@ -28,7 +27,7 @@ def required(pipeline: CompiledPipeline) -> dict[str, object]:
     return {name: SAMPLES.get(entry["parameterType"], []) for name, entry in entries.items()}
 
 
-@pytest.mark.parametrize("name", PIPELINES)
+@pytest.mark.parametrize("name", shipped_pipelines())
 def test_every_shipped_pipeline_is_sent_as_it_is_committed(name, server, client):
     run = submit(name, required(load_pipeline(name)), client=client)
     (request,) = [request for request in server.sent("POST") if request.path.endswith("/runs")]

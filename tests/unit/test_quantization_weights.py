@@ -1,21 +1,24 @@
+"""Checkpoints of small models; what takes seconds to import is imported by the process that runs these tests alone."""
+
+from __future__ import annotations
+
 import hashlib
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from compressed_tensors.compressors import BaseCompressor
-from compressed_tensors.quantization import QuantizationConfig
-from safetensors.torch import load_file, save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM, MixtralConfig, MixtralForCausalLM
 
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.machine import read_machine
 from kfp_llm_batch.models.quantized_formats import W4A16, W8A8_INT8, quantized_formats
 from kfp_llm_batch.models.resolving import resolve_model
-from kfp_llm_batch.quantization.layers import LinearShape, plan_layers
+from kfp_llm_batch.quantization.layers import LayerPlan, LinearShape, plan_layers
 from kfp_llm_batch.quantization.making import make_checkpoint
-from kfp_llm_batch.quantization.weights import quantize_weights
+
+if TYPE_CHECKING:
+    import torch
+    from compressed_tensors.quantization import QuantizationConfig
 
 SIZES = {
     "vocab_size": 96,
@@ -31,7 +34,16 @@ FORMATS = {"w8a8_int8": W8A8_INT8, "w4a16": W4A16}
 SCHEMES = list(FORMATS)
 
 
+def quantize_weights(source: Path, folder: Path, scheme: str, **options: int) -> LayerPlan:
+    from kfp_llm_batch.quantization import weights
+
+    return weights.quantize_weights(source, folder, scheme, **options)
+
+
 def save_model(folder: Path, *, max_shard_size: str = "1GB", **changes: object) -> Path:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(0)
     LlamaForCausalLM(LlamaConfig(**{**SIZES, **changes})).to(torch.bfloat16).save_pretrained(
         folder, max_shard_size=max_shard_size
@@ -53,6 +65,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def tensors(folder: Path) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load_file
+
     found: dict[str, torch.Tensor] = {}
     for path in folder.glob("*.safetensors"):
         found.update(load_file(path))
@@ -60,11 +74,15 @@ def tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def declared(folder: Path) -> QuantizationConfig:
+    from compressed_tensors.quantization import QuantizationConfig
+
     return QuantizationConfig(**json.loads((folder / "config.json").read_text())["quantization_config"])
 
 
 def restored(folder: Path, layer: str) -> tuple[torch.Tensor, torch.Tensor]:
     """A layer's weight and its scales, as the library that vLLM reads them with gives them back."""
+    from compressed_tensors.compressors import BaseCompressor
+
     config = declared(folder)
     state = {name.removeprefix(f"{layer}."): value for name, value in tensors(folder).items() if name.startswith(layer)}
     compressor = BaseCompressor.get_value_from_registry(config.format)
@@ -96,14 +114,14 @@ def test_what_is_no_linear_layer_stays_bit_for_bit(source, folder, scheme):
     before, after = tensors(source), tensors(folder)
     kept = [name for name in before if name.removesuffix(".weight") not in plan.quantized]
     assert "model.embed_tokens.weight" in kept
-    assert all(torch.equal(before[name], after[name]) for name in kept)
+    assert all(before[name].equal(after[name]) for name in kept)
     assert "lm_head.weight" not in after
 
 
 def test_an_output_layer_of_its_own_stays(tmp_path, folder):
     source = save_model(tmp_path / "untied", tie_word_embeddings=False)
     plan = quantize_weights(source, folder, "w8a8_int8")
-    assert torch.equal(tensors(folder)["lm_head.weight"], tensors(source)["lm_head.weight"])
+    assert tensors(folder)["lm_head.weight"].equal(tensors(source)["lm_head.weight"])
     assert plan.left == {"lm_head": "the output layer is kept exact"}
     assert declared(folder).ignore == ["lm_head"]
 
@@ -135,6 +153,9 @@ def test_weights_in_several_files_on_both_sides(tmp_path, folder):
 
 
 def test_files_that_the_index_does_not_name_are_not_read(tmp_path, folder):
+    import torch
+    from safetensors.torch import save_file
+
     source = save_model(tmp_path / "sharded", max_shard_size="50KB")
     save_file({"stranger": torch.zeros(4)}, source / "consolidated.safetensors")
     quantize_weights(source, folder, "w8a8_int8")
@@ -142,6 +163,9 @@ def test_files_that_the_index_does_not_name_are_not_read(tmp_path, folder):
 
 
 def test_transformers_loads_what_was_made(source, folder):
+    import torch
+    from transformers import LlamaForCausalLM
+
     quantize_weights(source, folder, "w8a8_int8")
     original = LlamaForCausalLM.from_pretrained(source, dtype=torch.float32)
     quantized = LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32)
@@ -181,7 +205,7 @@ def test_layers_that_stay_are_ignored_by_vllm_too(tmp_path, folder):
     assert declared(folder).ignore == list(plan.left)
     stays = "model.layers.0.mlp.gate_proj"
     assert "72 outputs" in plan.left[stays]
-    assert torch.equal(tensors(folder)[f"{stays}.weight"], tensors(source)[f"{stays}.weight"])
+    assert tensors(folder)[f"{stays}.weight"].equal(tensors(source)[f"{stays}.weight"])
 
 
 def test_a_model_without_a_layer_that_fits_is_refused():
@@ -190,6 +214,8 @@ def test_a_model_without_a_layer_that_fits_is_refused():
 
 
 def test_a_model_of_other_layers_than_linear_ones_is_refused(tmp_path, folder):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
     GPT2LMHeadModel(GPT2Config(vocab_size=96, n_embd=64, n_layer=1, n_head=2, n_positions=64)).save_pretrained(
         tmp_path / "gpt2"
     )
@@ -198,6 +224,8 @@ def test_a_model_of_other_layers_than_linear_ones_is_refused(tmp_path, folder):
 
 
 def test_experts_are_refused(tmp_path, folder):
+    from transformers import MixtralConfig, MixtralForCausalLM
+
     MixtralForCausalLM(MixtralConfig(**SIZES, num_local_experts=2)).save_pretrained(tmp_path / "experts")
     with pytest.raises(ConfigurationError, match=r"mixture of experts.*experts=2"):
         quantize_weights(tmp_path / "experts", folder, "w8a8_int8")
@@ -225,6 +253,8 @@ def test_code_of_the_model_is_not_run(source, folder):
     ids=["names", "not-finite"],
 )
 def test_weights_that_cannot_be_used(source, folder, change, message):
+    from safetensors.torch import load_file, save_file
+
     path = source / "model.safetensors"
     save_file(change(load_file(path)), path)
     with pytest.raises(ConfigurationError, match=message):

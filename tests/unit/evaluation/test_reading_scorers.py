@@ -11,7 +11,6 @@ import msgspec
 import numpy as np
 import pytest
 import regex
-from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support
 
 from kfp_llm_batch.errors import ConfigurationError, DataError
 from kfp_llm_batch.evaluation.scorers.numeric_match import numbers_in
@@ -264,6 +263,8 @@ def class_cases(count=400):
 
 
 def test_class_measures_are_those_of_scikit_learn():
+    from sklearn.metrics import accuracy_score, matthews_corrcoef, precision_recall_fscore_support
+
     cases = list(class_cases())
     used = scorer("classification", classes=CLASSES)
     scores = [used.score(make_row(text, target=expected)) for text, expected, _ in cases]
@@ -284,6 +285,8 @@ def test_class_measures_are_those_of_scikit_learn():
 
 def test_class_measures_of_resampled_rows_are_those_of_scikit_learn():
     """As the bootstrap sees them: classes that do not occur, and rows that occur several times."""
+    from sklearn.metrics import matthews_corrcoef, precision_recall_fscore_support
+
     cases = list(class_cases())
     used = scorer("classification", classes=CLASSES)
     statistics = np.array([used.score(make_row(text, target=right)).statistics for text, right, _ in cases])
