@@ -60,7 +60,6 @@ class Submission:
         experiment: Name of the experiment, which is created where it is missing.
         cache: Whether Kubeflow may take a step's outputs from an earlier run, where the pipeline allows it.
         service_account: Kubernetes service account of the pods; the server's own choice if empty.
-        pipeline_root: Where Kubeflow keeps artifacts; the server's own choice if empty.
         volume: PersistentVolumeClaim for all steps and its path there, such as models:/models; none if empty. It cannot
             be a parameter of a pipeline: where Kubeflow mounts a claim that a parameter names, a run without one fails.
 
@@ -71,7 +70,6 @@ class Submission:
     experiment: str = DEFAULT_EXPERIMENT
     cache: bool = True
     service_account: str = ""
-    pipeline_root: str = ""
     volume: str = ""
 
     def __post_init__(self) -> None:
@@ -101,10 +99,11 @@ def create_request(
     submission = submission or Submission()
     checked = {key: value for key, value in check_parameters(pipeline, parameters).items() if value is not None}
     _warn_of_size(checked)
-    runtime: dict[str, Any] = {"parameters": checked}
-    body = {"display_name": name, "pipeline_spec": _specification(pipeline, submission), "runtime_config": runtime}
-    if submission.pipeline_root:
-        runtime["pipeline_root"] = submission.pipeline_root
+    body = {
+        "display_name": name,
+        "pipeline_spec": _specification(pipeline, submission),
+        "runtime_config": {"parameters": checked},
+    }
     if submission.service_account:
         body["service_account"] = submission.service_account
     return CreateRequest(path=path, experiment=submission.experiment, body=body)

@@ -265,13 +265,11 @@ def _read(client: kfp.Client, schedule_id: str) -> Schedule:
 
 def _is_same(entry: Any, body: Mapping[str, Any]) -> bool:
     """Whether the server has just this already, switched on or off as it is wanted."""
-    config, wanted = entry.runtime_config, body["runtime_config"]
     account = body.get("service_account")
     return (
         entry.experiment_id == body["experiment_id"]
         and entry.pipeline_spec == body["pipeline_spec"]
-        and config.parameters == wanted["parameters"]
-        and (config.pipeline_root or "") == wanted.get("pipeline_root", "")
+        and entry.runtime_config.parameters == body["runtime_config"]["parameters"]
         and _cron(entry) == body["trigger"]["cron_schedule"]["cron"]
         and str(entry.max_concurrency) == body["max_concurrency"]
         and bool(entry.no_catchup) == body["no_catchup"]
