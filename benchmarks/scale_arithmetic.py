@@ -11,8 +11,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from kfp_llm_batch.engine.compiling import eager_seconds
 from kfp_llm_batch.generation.parts import ROWS_PER_PART
-from kfp_llm_batch.sharding.sizing import estimated_seconds
 from kfp_llm_batch.sharding.uploading import FILE_BYTES
 
 RESULTS = Path(__file__).parent / "results"
@@ -69,7 +69,7 @@ def model_table(rows: int) -> list[str]:
     tokens = rows * (PROMPT_TOKENS + ANSWER_TOKENS)
     lines = ["| parameters | tokens/s of a pod | processor hours | pods for 10 hours |", "|---|---|---|---|"]
     for name, parameters in MODELS.items():
-        seconds = estimated_seconds(tokens, int(2 * parameters), POD_CPUS, INSTRUCTION_SET)
+        seconds = eager_seconds(tokens * 2 * parameters, INSTRUCTION_SET, POD_CPUS)
         lines.append(
             f"| {name} | {tokens / seconds:,.0f} | {seconds * POD_CPUS / 3600:,.0f} | "
             f"{math.ceil(seconds / 3600 / HOURS):,} |"

@@ -57,7 +57,7 @@ def reason_to_compile(machine: Machine, flops: float, *, is_compiled: bool, free
 
 def saved_seconds(machine: Machine, flops: float) -> float:
     """What compiled code saves of a job of so many floating-point operations."""
-    return saved_share(machine) * eager_seconds(machine, flops)
+    return saved_share(machine) * eager_seconds(flops, machine.instruction_set, engine_threads(machine))
 
 
 def saved_share(machine: Machine) -> float:
@@ -65,10 +65,15 @@ def saved_share(machine: Machine) -> float:
     return SAVED_SHARE if engine_threads(machine) > 1 else SAVED_SHARE_OF_ONE_THREAD
 
 
-def eager_seconds(machine: Machine, flops: float) -> float:
-    """How long one engine takes for so many floating-point operations without compiled code."""
-    speed = EAGER_FLOPS_PER_CORE.get(machine.instruction_set, OTHER_FLOPS_PER_CORE)
-    return flops / (speed * engine_threads(machine))
+def eager_seconds(flops: float, instruction_set: str, cpus: float) -> float:
+    """How long so many floating-point operations take without compiled code.
+
+    Args:
+        flops: Two for each parameter and token, which is a token's share of the bytes of a model in bfloat16.
+        instruction_set: Of the processors.
+        cpus: How many compute.
+    """
+    return flops / (cpus * EAGER_FLOPS_PER_CORE.get(instruction_set, OTHER_FLOPS_PER_CORE))
 
 
 class CompileRecord:

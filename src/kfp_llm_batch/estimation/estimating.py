@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from kfp_llm_batch.engine.planning import is_computed_here, plan_job
 from kfp_llm_batch.engine.settings import choose_dtype
 from kfp_llm_batch.engine.shares import Placement
 from kfp_llm_batch.errors import ConfigurationError
-from kfp_llm_batch.estimation.forecast import RUN_SPREAD, Forecast, Interval, Work, forecast, interval
+from kfp_llm_batch.estimation.forecast import LEVEL, RUN_SPREAD, Forecast, Interval, Work, forecast, interval
 from kfp_llm_batch.estimation.probe import Findings, Probe
 from kfp_llm_batch.estimation.sample import Sample, draw_sample
 from kfp_llm_batch.estimation.speed import Round, fit
@@ -38,6 +39,8 @@ from kfp_llm_batch.sharding.sizing import AUTO, ShardingConfig
 _LOG = logging.getLogger("kfp_llm_batch")
 
 _SEED = 1
+_QUANTILE = NormalDist().inv_cdf((1 + LEVEL) / 2)
+"""How many standard errors a mean may lie off, at LEVEL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,7 +221,7 @@ def _prompt_tokens(sample: Sample) -> Interval:
     """Of all requests that are computed, common beginnings counted each time."""
     lengths = np.array([len(answer.rows[0].token_ids) for answer in sample.answers for _ in range(answer.samples)])
     total = float(lengths.sum()) * sample.scale
-    error = 0.0 if sample.is_whole else 1.645 * float(lengths.std()) / len(lengths) ** 0.5 / float(lengths.mean())
+    error = 0.0 if sample.is_whole else _QUANTILE * float(lengths.std()) / len(lengths) ** 0.5 / float(lengths.mean())
     return Interval(expected=total, low=total * (1 - error), high=total * (1 + error))
 
 

@@ -19,6 +19,7 @@ from kfp_llm_batch.engine.compiling import eager_seconds
 from kfp_llm_batch.engine.decisions import JobFacts
 from kfp_llm_batch.engine.planning import is_computed_here
 from kfp_llm_batch.engine.shares import Placement
+from kfp_llm_batch.engine.threads import engine_threads
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.machine import Machine
 from kfp_llm_batch.manifests import PromptsManifest
@@ -74,10 +75,11 @@ def _by_arithmetic(config: GenerationConfig, model: Model, placement: Placement,
     """Two operations for each parameter and token, answers as long as they may be."""
     if not job.requests or not is_computed_here(model, config.engine_options):
         return {}
-    flops = job.tokens * model.facts.weight_bytes / len(placement.shares)
+    flops, machine = job.tokens * model.facts.weight_bytes / len(placement.shares), placement.shares[0]
+    seconds = eager_seconds(flops, machine.instruction_set, engine_threads(machine))
     return {
         "basis": ARITHMETIC,
-        "generate_seconds": {"expected": round(eager_seconds(placement.shares[0], flops), 1)},
+        "generate_seconds": {"expected": round(seconds, 1)},
         "prompt_tokens": {"expected": round(job.requests * job.mean_prompt_tokens)},
         "completion_tokens": {"expected": job.requests * job.max_tokens},
     }

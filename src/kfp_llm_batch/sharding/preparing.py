@@ -12,6 +12,7 @@ from typing import Any, Self
 from kfp_llm_batch.dataset.config import DatasetConfig
 from kfp_llm_batch.dataset.loading import load_dataset
 from kfp_llm_batch.dataset.prompts import Prompts
+from kfp_llm_batch.engine.compiling import eager_seconds
 from kfp_llm_batch.generation.config import GenerationConfig, generation_fields
 from kfp_llm_batch.generation.reuse import shared_answers
 from kfp_llm_batch.machine import read_machine
@@ -21,7 +22,7 @@ from kfp_llm_batch.results.stored_result import check_replaceable
 from kfp_llm_batch.sharding.dealing import BucketCounts, deal
 from kfp_llm_batch.sharding.job import FILE_NAME, Job, JobAddress, JobFolder, Shard, is_result_of, prompts_key
 from kfp_llm_batch.sharding.reusing import hand_out_answers
-from kfp_llm_batch.sharding.sizing import AUTO, ShardingConfig, estimated_seconds, parse_cpus
+from kfp_llm_batch.sharding.sizing import AUTO, ShardingConfig, parse_cpus
 from kfp_llm_batch.sharding.splitting import count_buckets, shard_file, write_shards
 from kfp_llm_batch.steps import from_parameters
 from kfp_llm_batch.storage.object_store import LONG_PATIENCE_SECONDS, open_store
@@ -91,7 +92,7 @@ def _shards(counts: BucketCounts, generation: GenerationConfig, sharding: Shardi
     tokens = sampling.n * (int(counts.tokens.sum()) + rows * sampling.max_tokens)
     seconds = None
     if size is not None:
-        seconds = estimated_seconds(tokens, size, parse_cpus(sharding.cpu), read_machine().instruction_set)
+        seconds = eager_seconds(tokens * size, read_machine().instruction_set, parse_cpus(sharding.cpu))
     shards = sharding.shards(rows, seconds)
     _LOG.info(
         "About %s tokens, at most; one pod of %s processors would take about %.2f hours: %d shards.",

@@ -7,7 +7,6 @@ import math
 import re
 from dataclasses import dataclass
 
-from kfp_llm_batch.engine.compiling import EAGER_FLOPS_PER_CORE, OTHER_FLOPS_PER_CORE
 from kfp_llm_batch.errors import ConfigurationError
 
 _LOG = logging.getLogger("kfp_llm_batch")
@@ -76,18 +75,6 @@ class ShardingConfig:
         """The shards of each pod."""
         pods = min(self.shard_parallelism or shards, shards)
         return [range(pod, shards, pods) for pod in range(pods)]
-
-
-def estimated_seconds(tokens: float, weight_bytes: int, cpus: float, instruction_set: str) -> float:
-    """How long one pod would take: two operations a parameter and token, two bytes a parameter.
-
-    Args:
-        tokens: Of prompts, and of answers as long as they may be.
-        weight_bytes: Of the model, in bfloat16.
-        cpus: Of the pod.
-        instruction_set: Of its processors.
-    """
-    return tokens * weight_bytes / (cpus * EAGER_FLOPS_PER_CORE.get(instruction_set, OTHER_FLOPS_PER_CORE))
 
 
 def parse_cpus(quantity: str) -> float:

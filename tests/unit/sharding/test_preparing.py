@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from kfp_llm_batch.dataset.prompts import Prompts
+from kfp_llm_batch.engine.compiling import eager_seconds
 from kfp_llm_batch.errors import ConfigurationError, DataError
 from kfp_llm_batch.generation.config import GenerationConfig, generation_fields
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.sharding.answering import fetch_prompts
 from kfp_llm_batch.sharding.job import Job, JobAddress, JobFolder
-from kfp_llm_batch.sharding.sizing import MOST_AUTO_SHARDS, ShardingConfig, estimated_seconds, parse_cpus
+from kfp_llm_batch.sharding.sizing import MOST_AUTO_SHARDS, ShardingConfig, parse_cpus
 from kfp_llm_batch.storage.object_store import open_store
 
 
@@ -208,8 +209,8 @@ def test_the_shards_of_the_pods():
 
 
 def test_an_estimate_of_time():
-    assert estimated_seconds(1e6, 270_000_000, parse_cpus("2"), "AVX512-BF16") == pytest.approx(1286, rel=0.01)
-    assert estimated_seconds(1e6, 270_000_000, parse_cpus("500m"), "AVX512-BF16") == pytest.approx(4 * 1286, rel=0.01)
+    assert eager_seconds(1e6 * 270_000_000, "AVX512-BF16", parse_cpus("2")) == pytest.approx(1286, rel=0.01)
+    assert eager_seconds(1e6 * 270_000_000, "AVX512-BF16", parse_cpus("500m")) == pytest.approx(4 * 1286, rel=0.01)
 
 
 def test_auto_takes_the_model_s_size_and_this_machine(make_job, caplog):
