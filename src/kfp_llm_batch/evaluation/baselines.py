@@ -18,7 +18,7 @@ from kfp_llm_batch.errors import ConfigurationError, ResultError
 from kfp_llm_batch.evaluation.manifest import EvaluationManifest
 from kfp_llm_batch.evaluation.run_folder import EvaluatedRun
 from kfp_llm_batch.manifests import FILE_NAME, Manifest
-from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store
+from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store, read_if_there
 from kfp_llm_batch.storage.protocol import check_key
 from kfp_llm_batch.storage.uris import STORE_SCHEMES, redact, split_uri
 
@@ -70,7 +70,7 @@ class BaselinePointer:
 
     def read(self) -> Baseline | None:
         """Which run is the baseline; None before the first promotion."""
-        stored = self._stored()
+        stored = read_if_there(self._store, self._key)
         return None if stored is None else Baseline.from_json(stored, self.uri)
 
     def promote(self, evaluation_uri: str, reason: str) -> Baseline:
@@ -82,7 +82,7 @@ class BaselinePointer:
         """
         evaluation = open_store(evaluation_uri)
         manifest = read_evaluation_manifest(evaluation)
-        stored = self._stored()
+        stored = read_if_there(self._store, self._key)
         before = None if stored is None else Baseline.from_json(stored, self.uri)
         earlier = before.evaluation_uri if before else None
         if before and earlier == evaluation.uri:  # promoted again, by a step that was repeated
@@ -107,12 +107,6 @@ class BaselinePointer:
                 remedy="Look at what it points to now, then promote again if it is still right.",
             )
         return target
-
-    def _stored(self) -> bytes | None:
-        try:
-            return self._store.read(self._key)
-        except ObjectNotFoundError:
-            return None
 
 
 def read_evaluation_manifest(store: ObjectStore) -> bytes:

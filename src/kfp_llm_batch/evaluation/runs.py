@@ -22,7 +22,7 @@ from kfp_llm_batch.evaluation.history import EVALUATION_FOLDER
 from kfp_llm_batch.evaluation.manifest import EvaluationManifest
 from kfp_llm_batch.manifests import FILE_NAME
 from kfp_llm_batch.results.publishing import check_destination
-from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, open_store
+from kfp_llm_batch.storage.object_store import ObjectStore, open_store, read_if_there
 from kfp_llm_batch.storage.uris import join_uri, redact
 
 SUMMARY = "summary.json"
@@ -86,10 +86,8 @@ def summarize_run(output_uri: str, run_id: str, status: Mapping[str, Any]) -> di
 
 def evaluation_facts(store: ObjectStore) -> dict[str, Any]:
     """Outcome, report and metrics of the run in `store`; empty if it did not come so far."""
-    comparison = _read_json(store, f"{EVALUATION_FOLDER}/{COMPARISON}")
-    try:
-        data = store.read(f"{EVALUATION_FOLDER}/{FILE_NAME}")
-    except ObjectNotFoundError:
+    comparison = json.loads(read_if_there(store, f"{EVALUATION_FOLDER}/{COMPARISON}") or b"{}")
+    if (data := read_if_there(store, f"{EVALUATION_FOLDER}/{FILE_NAME}")) is None:
         return {"outcome": None, "reason": None, "report_uri": None, "metrics": []}
     manifest = EvaluationManifest.from_json(data, store.uri)
     return {
@@ -98,13 +96,6 @@ def evaluation_facts(store: ObjectStore) -> dict[str, Any]:
         "report_uri": join_uri(store.uri, f"{EVALUATION_FOLDER}/{REPORT}"),
         "metrics": list(manifest.metrics),
     }
-
-
-def _read_json(store: ObjectStore, key: str) -> dict[str, Any]:
-    try:
-        return dict(json.loads(store.read(key)))
-    except ObjectNotFoundError:
-        return {}
 
 
 def _post(webhook: str, summary: Mapping[str, Any]) -> None:

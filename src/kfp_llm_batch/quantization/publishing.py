@@ -15,8 +15,7 @@ from kfp_llm_batch.manifests import FILE_NAME, Manifest
 from kfp_llm_batch.models.cache import file_digests
 from kfp_llm_batch.models.resolving import Model
 from kfp_llm_batch.quantization.layers import LayerPlan
-from kfp_llm_batch.storage.object_store import open_store
-from kfp_llm_batch.storage.protocol import ObjectNotFoundError, ObjectStore
+from kfp_llm_batch.storage.object_store import ObjectStore, open_store, read_if_there
 
 KIND = "quantized checkpoint"
 _CONFIG = "config.json"
@@ -96,9 +95,7 @@ def publish_checkpoint(folder: Path, output_uri: str, *, overwrite: bool) -> Non
 def _existing(store: ObjectStore) -> dict[str, Any]:
     """The manifest of the checkpoint that stands there; empty if none does and nothing else is in the way."""
     try:
-        found = json.loads(store.read(FILE_NAME))
-    except ObjectNotFoundError:
-        found = {}
+        found = json.loads(read_if_there(store, FILE_NAME) or b"{}")
     except ValueError:
         found = None
     is_model_of_others = found == {} and any(entry.key == _CONFIG for entry in store.list(_CONFIG))

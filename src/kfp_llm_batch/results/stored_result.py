@@ -13,7 +13,7 @@ from kfp_llm_batch.disk import file_sha256
 from kfp_llm_batch.errors import ConfigurationError, DataError, ResultError
 from kfp_llm_batch.manifests import FILE_NAME, ResultManifest, StoredFile
 from kfp_llm_batch.results.ownership import is_leftover, stored_sizes
-from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore
+from kfp_llm_batch.storage.object_store import ObjectStore, read_if_there
 
 
 def read_manifest(store: ObjectStore) -> ResultManifest | None:
@@ -64,10 +64,7 @@ def in_words(result: ResultManifest) -> str:
 
 def stored_manifest(store: ObjectStore) -> bytes | None:
     """The bytes of the manifest that stands in `store`, or None."""
-    try:
-        return store.read(FILE_NAME)
-    except ObjectNotFoundError:
-        return None
+    return read_if_there(store, FILE_NAME)
 
 
 def set_manifest(store: ObjectStore, manifest: ResultManifest, replaced: bytes | None) -> bool:

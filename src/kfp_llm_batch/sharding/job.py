@@ -26,7 +26,7 @@ from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.generation.provenance import Origin
 from kfp_llm_batch.generation.sampling import SamplingConfig
 from kfp_llm_batch.manifests import ResultManifest
-from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore
+from kfp_llm_batch.storage.object_store import ObjectNotFoundError, ObjectStore, read_if_there
 from kfp_llm_batch.storage.uris import join_uri
 
 FOLDER = "shards"
@@ -180,10 +180,8 @@ class JobFolder:
 
     def read_job(self) -> Job | None:
         """The job, or None if it is not there whole."""
-        try:
-            return Job.from_json(self.store.read(FILE_NAME), f"{self.store.uri}/{FILE_NAME}")
-        except ObjectNotFoundError:
-            return None
+        data = read_if_there(self.store, FILE_NAME)
+        return None if data is None else Job.from_json(data, f"{self.store.uri}/{FILE_NAME}")
 
     def job(self) -> Job:
         """The job; a DataError if it is not there."""

@@ -7,7 +7,14 @@ from kfp_llm_batch.storage.protocol import ObjectNotFoundError, ObjectStore, Sto
 from kfp_llm_batch.storage.remote_store import LONG_PATIENCE_SECONDS, PATIENCE_SECONDS
 from kfp_llm_batch.storage.uris import STORE_SCHEMES, check_segments, redact, split_uri
 
-__all__ = ["LONG_PATIENCE_SECONDS", "ObjectNotFoundError", "ObjectStore", "StoredObject", "open_store"]
+__all__ = [
+    "LONG_PATIENCE_SECONDS",
+    "ObjectNotFoundError",
+    "ObjectStore",
+    "StoredObject",
+    "open_store",
+    "read_if_there",
+]
 
 
 def open_store(uri: str, *, patience_seconds: float = PATIENCE_SECONDS) -> ObjectStore:
@@ -35,3 +42,11 @@ def open_store(uri: str, *, patience_seconds: float = PATIENCE_SECONDS) -> Objec
     from kfp_llm_batch.storage.gcs_store import GcsStore
 
     return GcsStore(address, bucket, folder, patience_seconds)
+
+
+def read_if_there(store: ObjectStore, key: str) -> bytes | None:
+    """The whole object, for small ones, or None."""
+    try:
+        return store.read(key)
+    except ObjectNotFoundError:
+        return None

@@ -71,9 +71,9 @@ def test_a_pointer_that_moved_in_between_is_not_overwritten(run, tmp_path, monke
     uri = upload(run, str(tmp_path / "store/first"))
     pointer, other = (BaselinePointer(str(tmp_path / "store/pointer")) for _ in range(2))
     pointer.promote(uri, "one")
-    stored = pointer._stored()
+    stored = (tmp_path / "store/pointer").read_bytes()
     other.promote(uri, "two")
-    monkeypatch.setattr(pointer, "_stored", lambda: stored)
+    monkeypatch.setattr(pointer._store, "read", lambda key: stored)
     with pytest.raises(ConfigurationError, match="moved by someone else at the same moment"):
         pointer.promote(uri, "three")
     assert pointed(other).reason == "two"

@@ -136,12 +136,6 @@ class Judge:
 
     def _questions(self, row: Row, answer: str) -> list[Question]:
         """What the judge is asked of one sample: nothing, if there is nothing to compare it with."""
-        if self.question_column not in row.columns:
-            raise ConfigurationError(
-                "Scorer judge: question_column names a column that the dataset does not have",
-                received=self.question_column,
-                allowed=sorted(row.columns),
-            )
         asked = {"question": as_text(row.columns[self.question_column] or ""), "criteria": self.criteria}
         targets = target_texts(row)
         if self.mode == GRADE:
