@@ -77,9 +77,20 @@ def new_file(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A folder that goes with all that is in it; what the disk refuses meanwhile is a StorageError."""
-    with writing(Path(tempfile.gettempdir())), tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name:
-        yield Path(name)
+    """A folder that goes with all that is in it.
+
+    Raises:
+        StorageError: There is no place for it, or the disk is full before its use ends.
+    """
+    with contextlib.ExitStack() as made:
+        with writing(Path(os.environ.get("TMPDIR", "/tmp"))):
+            folder = Path(made.enter_context(tempfile.TemporaryDirectory(prefix="kfp-llm-batch-")))
+        try:
+            yield folder
+        except OSError as error:
+            if error.errno in _FULL_ERRORS:
+                raise disk_error(f"Could not write {folder}", folder, error) from error
+            raise
 
 
 def file_sha256(path: Path) -> str:

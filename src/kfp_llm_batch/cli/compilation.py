@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import kfp_llm_batch.components
 import kfp_llm_batch.pipelines
 from kfp_llm_batch.cli.parameter_tables import with_forms, with_parameter_table
 from kfp_llm_batch.cli.pipeline_graphs import graph_svg
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.shipped import PIPELINE_FILE
 
@@ -66,7 +66,7 @@ def _sources() -> dict[Path, object]:
 
 
 def _compiled(function: object) -> str:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "compiled.yaml"
+    with temporary_folder() as folder:
+        path = folder / "compiled.yaml"
         compiler.Compiler().compile(function, str(path))
         return path.read_text(encoding="utf-8")

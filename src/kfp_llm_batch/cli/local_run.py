@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from copy import deepcopy
@@ -19,6 +18,7 @@ from typing import Any, TextIO
 import yaml
 
 from kfp_llm_batch import errors
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.shipped import CompiledPipeline
 
 _INDENTATION = re.compile(r"^(    ){1,2}")
@@ -38,14 +38,14 @@ def run_pipeline(
     """
     from kfp import components, local
 
-    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as temporary, warnings.catch_warnings():
+    with temporary_folder() as temporary, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the runner warns of Kubernetes settings that mean nothing here
         root = _folder(Path(keep or temporary))
         message = root / ".message"
         message.write_text("", encoding="utf-8")
         runner = _docker_runner(message) if in_docker else local.SubprocessRunner(use_venv=False)
         local.init(runner, pipeline_root=str(root), raise_on_error=True)
-        definition = Path(temporary) / "pipeline.yaml"
+        definition = temporary / "pipeline.yaml"
         definition.write_text(yaml.safe_dump_all(_for_local_run(pipeline, arguments)), encoding="utf-8")
         output = _StepOutput(sys.stderr, verbose=verbose)
         with _local_conditions(message, verbose=verbose), contextlib.redirect_stdout(output):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import tempfile
-from pathlib import Path
 
 import pyarrow.parquet as pq
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.errors import ResultError
 from kfp_llm_batch.results.publishing import existing_result
 from kfp_llm_batch.storage.object_store import open_store
@@ -40,8 +39,8 @@ def print_first_answers(uri: str, columns: list[str], rows: int) -> None:
     manifest = existing_result(uri)
     if manifest is None or not manifest.parts:
         return
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "part.parquet"
+    with temporary_folder() as folder:
+        path = folder / "part.parquet"
         open_store(uri).download(manifest.parts[0].path, path)
         shown = next(pq.ParquetFile(path).iter_batches(rows, columns=columns)).to_pylist()
     table = Table(*columns, title="First answers", show_lines=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from kfp_llm_batch.client.experiments import namespace_of
 from kfp_llm_batch.client.failures import ExistsOnServerError, server_errors
 from kfp_llm_batch.client.paging import pages
 from kfp_llm_batch.client.requests import pipeline_of
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.shipped import CompiledPipeline
 
 
@@ -50,8 +50,8 @@ def register(pipeline: str | CompiledPipeline, *, client: kfp.Client | None = No
     pipeline, client = pipeline_of(pipeline), client or connect()
     text = yaml.safe_dump_all(pipeline.documents)
     version = f"{__version__}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "pipeline.yaml"
+    with temporary_folder() as folder:
+        file = folder / "pipeline.yaml"
         file.write_text(text, encoding="utf-8")
         pipeline_id, is_new = _pipeline_id(client, pipeline, file)
         is_added = _add_version(client, pipeline_id, version, file)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import re
-import tempfile
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import kfp
@@ -15,6 +13,7 @@ import pyarrow.json as pj
 import pyarrow.parquet as pq
 
 from kfp_llm_batch.client.runs import Run, get_run
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.errors import ConfigurationError, ResultError
 from kfp_llm_batch.manifests import ResultManifest
 from kfp_llm_batch.results.formats import EXTENSIONS
@@ -66,11 +65,11 @@ class Result:
             ResultError: There is none, or a file is not what the manifest says.
             StorageError: The store does not answer or refuses.
         """
-        with tempfile.TemporaryDirectory() as folder:
-            manifest = fetch_result(self._found[0], Path(folder))
+        with temporary_folder() as folder:
+            manifest = fetch_result(self._found[0], folder)
             read = _READERS[EXTENSIONS[manifest.output_format]]
             # In JSON lines a column can be all null in one part and text in the next.
-            tables = [read(Path(folder, part.path)) for part in manifest.parts]
+            tables = [read(folder / part.path) for part in manifest.parts]
             table = pa.concat_tables(tables, promote_options="permissive") if tables else pa.table({})
             return table.select(columns) if columns else table
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from kfp_llm_batch.dataset.config import DatasetConfig
 from kfp_llm_batch.dataset.prompt_writing import PromptWriter
 from kfp_llm_batch.dataset.rendering import check_column
 from kfp_llm_batch.dataset.sources import open_dataset
-from kfp_llm_batch.disk import writing
+from kfp_llm_batch.disk import temporary_folder, writing
 from kfp_llm_batch.errors import ConfigurationError, DataError
 from kfp_llm_batch.garbage import rare_garbage_collection
 from kfp_llm_batch.manifests import FILE_NAME, Checksum, PromptsManifest
@@ -44,12 +43,12 @@ def load_dataset(config: DatasetConfig, output_folder: Path) -> PromptsManifest:
     """
     with (
         rare_garbage_collection(),
+        temporary_folder() as working_folder,
         writing(output_folder),
-        tempfile.TemporaryDirectory(prefix="dataset-") as working_folder,
     ):
         output_folder.mkdir(parents=True, exist_ok=True)
         (output_folder / FILE_NAME).unlink(missing_ok=True)
-        source = open_dataset(config, Path(working_folder))
+        source = open_dataset(config, working_folder)
         manifest = _load(config, source, output_folder)
         manifest.save(output_folder)
     _LOG.info("Loaded %d rows of %s (%s)", manifest.rows, manifest.source_uri, manifest.source_format)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from statistics import NormalDist
 from typing import Any
 
@@ -17,6 +15,7 @@ import numpy as np
 
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
 from kfp_llm_batch.dataset.prompts import Prompts
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.engine.compiling import COLD_SECONDS, CompileRecord, saved_share
 from kfp_llm_batch.engine.decisions import EngineSettings
 from kfp_llm_batch.engine.kv_cache import kv_bytes_per_token
@@ -100,9 +99,9 @@ def estimate(dataset: DatasetConfig, generation: GenerationConfig, config: Estim
     Raises:
         BatchError: See errors.py; what is wrong with the dataset is found before a model loads.
     """
-    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name:
-        load_dataset(dataset, Path(name))
-        prompts = Prompts(Path(name))
+    with temporary_folder() as folder:
+        load_dataset(dataset, folder)
+        prompts = Prompts(folder)
         if not prompts.manifest.rows:
             raise ConfigurationError(
                 "The dataset has no rows: there is nothing to estimate", received=prompts.manifest.source_uri

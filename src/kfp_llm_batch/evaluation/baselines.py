@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import ClassVar
 
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.errors import ConfigurationError, ResultError
 from kfp_llm_batch.evaluation.manifest import EvaluationManifest
 from kfp_llm_batch.evaluation.run_folder import EvaluatedRun
@@ -140,13 +139,13 @@ def fetched_baseline(baseline: Baseline) -> Iterator[EvaluatedRun]:
             received=baseline.evaluation_uri,
             remedy="Promote the run that is to be the baseline.",
         )
-    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
-        (Path(folder) / FILE_NAME).write_bytes(data)
+    with temporary_folder() as folder:
+        (folder / FILE_NAME).write_bytes(data)
         name = check_key(EvaluationManifest.from_json(data, store.uri).scores.path)
         try:
-            store.download(name, Path(folder) / name)
+            store.download(name, folder / name)
         except ObjectNotFoundError as error:
             raise ResultError(
                 f"The baseline's scores are gone: {error}", remedy="Promote the run that is to be the baseline."
             ) from error
-        yield EvaluatedRun(Path(folder))
+        yield EvaluatedRun(folder)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import pyarrow.compute as pc
 
 from kfp_llm_batch.dataset.prompt_writing import SHARD
 from kfp_llm_batch.dataset.prompts import Prompts
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.evaluation.score_table import ScoreTable
 from kfp_llm_batch.evaluation.scorers.protocol import Metric
@@ -42,9 +42,9 @@ def answer_again(config: GenerationConfig, prompts_folder: Path, rows: int, resu
     """
     if rows < 0:
         raise ConfigurationError("evaluation_canary_rows is negative", received=rows)
-    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
-        _write_sample(Prompts(prompts_folder), rows, Path(folder))
-        return generate(config, Path(folder), result_folder)
+    with temporary_folder() as folder:
+        _write_sample(Prompts(prompts_folder), rows, folder)
+        return generate(config, folder, result_folder)
 
 
 def noise(first: ScoreTable, again: ScoreTable, metrics: Sequence[Metric]) -> dict[str, Any]:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from pathlib import Path
 
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.errors import DataError
 from kfp_llm_batch.evaluation.comparing import ComparisonConfig, compare_evaluations
 from kfp_llm_batch.evaluation.config import EvaluationConfig
@@ -25,8 +25,8 @@ def publish_samples(samples: Path, config: ComparisonConfig, model: str | None) 
         BatchError: See errors.py; never for the outcome itself.
     """
     path = samples_file(samples)
-    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
-        completions, scores = Path(folder) / "completions", Path(folder) / "scores"
+    with temporary_folder() as folder:
+        completions, scores = folder / "completions", folder / "scores"
         scorer = import_samples(path, completions, model)
         publish_result(completions, str(config.run_uri))
         evaluate(EvaluationConfig(scorers=[scorer], target_column="target"), completions, scores)

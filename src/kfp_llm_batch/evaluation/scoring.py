@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
-import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from kfp_llm_batch.disk import writing
+from kfp_llm_batch.disk import temporary_folder, writing
 from kfp_llm_batch.errors import ConfigurationError, DataError
 from kfp_llm_batch.evaluation import canary
 from kfp_llm_batch.evaluation.completion_rows import Completions
@@ -47,9 +46,9 @@ def completions_folder(local: Path | None, result_uri: str | None) -> Iterator[P
     if local is not None:
         yield local
         return
-    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
-        fetch_result(str(result_uri), Path(folder))
-        yield Path(folder)
+    with temporary_folder() as folder:
+        fetch_result(str(result_uri), folder)
+        yield folder
 
 
 def evaluate(
@@ -70,12 +69,12 @@ def evaluate(
     again = Completions(canary_folder, config.target_column) if canary_folder else None
     if completions.manifest.rows_out:
         config.check_columns({column.name: column.type for column in completions.source_fields})
-    with writing(scores_folder), tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
+    with writing(scores_folder), temporary_folder() as folder:
         scores_folder.mkdir(parents=True, exist_ok=True)
-        scorers = tuple(_prepared(named, (completions, again), Path(folder)) for named in config.made_scorers)
+        scorers = tuple(_prepared(named, (completions, again), folder) for named in config.made_scorers)
         confusion = _write_scores(config, completions, scorers, scores_folder)
         _check_identities(ScoreTable(scores_folder / TABLE))
-        noise = _noise(config, again, scorers, scores_folder, Path(folder)) if again else {}
+        noise = _noise(config, again, scorers, scores_folder, folder) if again else {}
     manifest = dataclasses.replace(_manifest(config, completions, scorers, scores_folder, confusion), noise=noise)
     manifest.save(scores_folder)
     return manifest

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import shutil
-import tempfile
 from pathlib import Path
 
 from kfp_llm_batch import termination
 from kfp_llm_batch.dataset.prompts import Prompts
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.engine import endpoint
 from kfp_llm_batch.engine.decisions import Setting
 from kfp_llm_batch.engine.devices import CPU, choose_device, installed_build
@@ -62,7 +62,7 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
     with (
         rare_garbage_collection(),
         termination.Termination(),
-        tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder,
+        temporary_folder() as folder,
         make_engines(config, model, placement) as engine,
     ):
         run = GenerationRun(
@@ -76,7 +76,7 @@ def generate(config: GenerationConfig, prompts_folder: Path, result_folder: Path
             writer=PartWriter(result_folder, prompts, budget.count),
             budget=budget,
             deadline=deadline,
-            earlier=_earlier_result(config, Path(folder)),
+            earlier=_earlier_result(config, folder),
             origin=_origin(config, prompts),
         )
         return _result(run, checkpoint, shared, result_folder)

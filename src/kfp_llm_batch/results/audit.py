@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from kfp_llm_batch.disk import file_sha256
+from kfp_llm_batch.disk import file_sha256, temporary_folder
 from kfp_llm_batch.duplicates import DuplicateFinder
 from kfp_llm_batch.errors import ConfigurationError, ResultError
 from kfp_llm_batch.manifests import FILE_NAME, Checksum, ResultManifest, StoredFile, reused_of
@@ -80,8 +79,8 @@ def audit_result(uri: str) -> AuditReport:
         manifest = parse_manifest(store, data)
     except ResultError as error:
         return AuditReport(uri=store.uri, rows=0, rows_by_status={}, files=0, problems=(str(error),))
-    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
-        return _Audit(store, manifest, Path(folder, "part")).run()
+    with temporary_folder() as folder:
+        return _Audit(store, manifest, folder / "part").run()
 
 
 @dataclass(kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow as pa
 
 from kfp_llm_batch.dataset.loading import DatasetConfig, load_dataset
 from kfp_llm_batch.dataset.prompts import Prompts
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.errors import ResultError
 from kfp_llm_batch.hashes import hash_texts
 from kfp_llm_batch.manifests import FILE_NAME, ResultManifest
@@ -84,9 +84,9 @@ def compare_with_dataset(uri: str, dataset_uri: str) -> DatasetComparison:
     store = open_store(uri)
     manifest = expect_manifest(store)
     config = _config(manifest, dataset_uri)
-    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
-        load_dataset(config, Path(folder))
-        return _Comparison(store, manifest, Prompts(Path(folder))).run()
+    with temporary_folder() as folder:
+        load_dataset(config, folder)
+        return _Comparison(store, manifest, Prompts(folder)).run()
 
 
 def _config(manifest: ResultManifest, dataset_uri: str) -> DatasetConfig:
@@ -180,8 +180,8 @@ class _Comparison:
 
     def _parts(self) -> Iterator[Path]:
         for file in self._manifest.parts:
-            with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as folder:
-                path = Path(folder, "part")
+            with temporary_folder() as folder:
+                path = folder / "part"
                 self._store.download(file.path, path)
                 # It may have been replaced since the audit.
                 check_file(path, file)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import ctypes
 import signal
 import sys
-import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 
 from kfp_llm_batch.dataset.prompt_writing import SHARD
-from kfp_llm_batch.disk import file_sha256, writing
+from kfp_llm_batch.disk import file_sha256, temporary_folder, writing
 from kfp_llm_batch.errors import ConfigurationError, DataError
 from kfp_llm_batch.generation.generating import generate
 from kfp_llm_batch.manifests import PromptsManifest, StoredFile
@@ -37,8 +36,8 @@ def answer_in_turn(address: JobAddress, engine_cache: Path | None) -> None:
 
 def _answer(folder: JobFolder, job: Job, address: JobAddress, number: int, engine_cache: Path | None) -> None:
     checkpoint = checkpoint_uri(address.uri, number)
-    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name:
-        prompts, result = Path(name, "prompts"), Path(name, "result")
+    with temporary_folder() as working_folder:
+        prompts, result = working_folder / "prompts", working_folder / "result"
         fetch_prompts(folder, job, number, prompts)
         config = job.generation_config(checkpoint_uri=checkpoint, engine_cache=engine_cache, origin=address.origin)
         manifest = generate(config, prompts, result)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Self
 from kfp_llm_batch.dataset.config import DatasetConfig
 from kfp_llm_batch.dataset.loading import load_dataset
 from kfp_llm_batch.dataset.prompts import Prompts
+from kfp_llm_batch.disk import temporary_folder
 from kfp_llm_batch.engine.compiling import eager_seconds
 from kfp_llm_batch.generation.config import GenerationConfig, generation_fields
 from kfp_llm_batch.generation.reuse import shared_answers
@@ -60,8 +60,7 @@ def prepare_job(config: JobConfig) -> tuple[JobAddress, Job]:
     output_uri = generation.output_uri or ""
     check_destination(output_uri)
     shared = shared_answers(generation)
-    with tempfile.TemporaryDirectory(prefix="kfp-llm-batch-") as name:
-        folder = Path(name)
+    with temporary_folder() as folder:
         load_dataset(config.dataset, folder / "prompts")
         prompts = Prompts(folder / "prompts")
         counts = count_buckets(prompts)
