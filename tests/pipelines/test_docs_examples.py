@@ -119,7 +119,9 @@ def run_pipeline(name: str, options: list[str]) -> None:
 
 
 def own_pipeline() -> str:
-    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)[0]
+    example = re.search(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert example
+    return example[1]
 
 
 def test_the_pipeline_of_the_readme_has_eight_lines_and_three_steps(tmp_path, monkeypatch):
