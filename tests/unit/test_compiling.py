@@ -16,7 +16,8 @@ from kfp_llm_batch.engine.settings import choose_dtype, plan_settings
 from kfp_llm_batch.engine.shares import place
 from kfp_llm_batch.errors import StorageError
 from kfp_llm_batch.machine import Machine
-from kfp_llm_batch.models.resolving import Model, ModelFacts
+from kfp_llm_batch.models.resolving import Model
+from tests.unit.demo_facts import MODEL
 
 GIB = 2**30
 MACHINE = Machine(
@@ -32,15 +33,6 @@ MACHINE = Machine(
     cache_folder="/cache",
     instruction_digest="abc",
     has_compiler=True,
-)
-MODEL = ModelFacts(
-    max_model_len=8192,
-    kv_bytes_per_token=23040,
-    weight_bytes=269 * 10**6,
-    vocab_size=49152,
-    hidden_size=576,
-    intermediate_size=1536,
-    dtype="bfloat16",
 )
 STANDARD = BatchSizes(max_model_len=8192, max_num_seqs=256, max_num_batched_tokens=8192, block_size=128)
 SIXTY_FOUR_CORES = tuple((cpu,) for cpu in range(64))

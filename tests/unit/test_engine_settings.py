@@ -12,7 +12,7 @@ from kfp_llm_batch.engine.settings import answer_settings, choose_dtype, plan_se
 from kfp_llm_batch.errors import ConfigurationError, StorageError
 from kfp_llm_batch.generation.config import GenerationConfig
 from kfp_llm_batch.machine import Libraries, Machine
-from kfp_llm_batch.models.resolving import ModelFacts
+from tests.unit.demo_facts import MODEL
 
 MIB, GIB = 2**20, 2**30
 MACHINE = Machine(
@@ -26,15 +26,6 @@ MACHINE = Machine(
     memory_available_bytes=8 * GIB,
     shared_memory_bytes=64 * 2**20,
     cache_folder="/cache",
-)
-MODEL = ModelFacts(
-    max_model_len=8192,
-    kv_bytes_per_token=23040,
-    weight_bytes=269 * 10**6,
-    vocab_size=49152,
-    hidden_size=576,
-    intermediate_size=1536,
-    dtype="bfloat16",
 )
 JOB = JobFacts(requests=1000, longest_prompt_tokens=300, mean_prompt_tokens=100.0, max_tokens=128)
 SIZES = BatchSizes(max_model_len=512, max_num_seqs=256, max_num_batched_tokens=4096, block_size=128)

@@ -17,17 +17,9 @@ from kfp_llm_batch.engine.shares import place
 from kfp_llm_batch.machine import read_machine
 from kfp_llm_batch.models.resolving import ModelFacts
 from tests.unit import machine_trees as trees
+from tests.unit.demo_facts import MODEL
 
 MIB = 2**20
-MODEL = ModelFacts(
-    max_model_len=8192,
-    kv_bytes_per_token=23040,
-    weight_bytes=269 * 10**6,
-    vocab_size=49152,
-    hidden_size=576,
-    intermediate_size=1536,
-    dtype="bfloat16",
-)
 LARGE_MODEL = ModelFacts(
     max_model_len=32768,
     kv_bytes_per_token=28672,

@@ -18,24 +18,16 @@ from kfp_llm_batch.engine.kserve_paths import KServePaths
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.images import VLLM_CPU_IMAGE
 from kfp_llm_batch.machine import read_machine
-from kfp_llm_batch.models.resolving import Model, ModelFacts
+from kfp_llm_batch.models.resolving import Model
 from tests.unit import machine_trees as trees
+from tests.unit.demo_facts import MODEL
 
 KSERVE = Path(__file__).parents[2] / "images/vllm-cpu/kserve"
 SCHEMAS = json.loads(Path(__file__).with_name("kserve_schemas.json").read_text())
-FACTS = ModelFacts(
-    max_model_len=8192,
-    kv_bytes_per_token=23040,
-    weight_bytes=269 * 10**6,
-    vocab_size=49152,
-    hidden_size=576,
-    intermediate_size=1536,
-    dtype="bfloat16",
-)
 
 
 def plan(root: Path, context_tokens: int = 2048, **options: Any) -> EngineSettings:
-    model = Model(uri="/m", engine="vllm", folder=Path("/m"), revision=None, digest="d", facts=FACTS)
+    model = Model(uri="/m", engine="vllm", folder=Path("/m"), revision=None, digest="d", facts=MODEL)
     machine = read_machine(trees.recorded("firecracker-2-cores", root))
     return plan_server(machine, model, context_tokens, 16, {"engines": 1, **options})
 
@@ -44,13 +36,13 @@ def test_the_server_is_planned_as_a_job_is(tmp_path: Path) -> None:
     settings = plan(tmp_path)
     arguments = settings.argument_values()
     assert (arguments["max_model_len"], arguments["max_num_seqs"], arguments["dtype"]) == (2048, 16, "bfloat16")
-    assert arguments["kv_cache_memory_bytes"] >= 16 * 2048 / 4 * FACTS.kv_bytes_per_token
+    assert arguments["kv_cache_memory_bytes"] >= 16 * 2048 / 4 * MODEL.kv_bytes_per_token
     assert settings.environment_values()["OMP_NUM_THREADS"] == "2"
     assert settings.environment_values()["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
 
 
 def test_a_model_with_a_shorter_context_keeps_its_own(tmp_path: Path) -> None:
-    assert plan(tmp_path, context_tokens=100_000).argument_values()["max_model_len"] == FACTS.max_model_len
+    assert plan(tmp_path, context_tokens=100_000).argument_values()["max_model_len"] == MODEL.max_model_len
 
 
 def test_options_win(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from kfp_llm_batch.engine.shares import choose_engines, divide, place
 from kfp_llm_batch.errors import ConfigurationError
 from kfp_llm_batch.machine import read_machine
 from tests.unit import machine_trees as trees
-from tests.unit.test_plan_table import LARGE_MODEL, MODEL
+from tests.unit.demo_facts import MODEL
+from tests.unit.test_plan_table import LARGE_MODEL
 
 
 @pytest.mark.parametrize(
