@@ -90,8 +90,11 @@ def test_the_plan_for_a_machine_is_shown_and_overridden(tmp_path):
         "RESULTS": str(FOLDER.parent / "benchmarks/results"),
     }
     variables = execute("04_tune_for_cpu.ipynb", parameters)
-    assert variables["short_job"].loc["max_num_seqs", "reason"]
-    assert "enforce_eager" in variables["differing"].index
+    short, long = variables["short_job"], variables["long_job"]
+    # A machine without a compiler, or with little memory, compiles for neither, but not for the same reason.
+    assert short.loc["enforce_eager", "reason"] != long.loc["enforce_eager", "reason"]
+    changed = [name for name in short.index if str(short.loc[name, "value"]) != str(long.loc[name, "value"])]
+    assert list(variables["differing"].index) == changed
     assert variables["used"].loc["max_num_seqs"].to_dict() == {"value": 16, "reason": "set by engine_options"}
     assert variables["measured"].loc["ours_step", "tokens_per_second"] > 0
 
