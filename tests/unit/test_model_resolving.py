@@ -63,9 +63,29 @@ def test_a_revision_that_nobody_would_look_at_is_refused(folder):
 @pytest.mark.store
 def test_the_size_of_a_model_is_that_of_what_is_loaded(s3_uri):
     store = open_store(s3_uri)
-    for name in ("model.safetensors", "checkpoint-5/model.safetensors"):
+    for name in ("model.safetensors", "checkpoint-5/model.safetensors", "consolidated.safetensors"):
         store.write(name, b"weights")
     assert weight_bytes(s3_uri.replace("s3:", "S3:"), None) == len(b"weights")
+
+
+def test_the_same_weights_in_the_format_of_mistral_are_left_out(folder):
+    plain = resolve_model(str(folder))
+    (folder / "consolidated.safetensors").write_bytes(b"w" * 400)
+    (folder / "consolidated.safetensors.index.json").write_text("{}")
+    model = resolve_model(str(folder))
+    assert model.facts.weight_bytes == 300
+    assert model.digest == plain.digest
+
+
+@pytest.mark.store
+def test_the_same_weights_in_the_format_of_mistral_are_not_fetched(s3_uri, folder):
+    store = open_store(s3_uri)
+    for path in folder.iterdir():
+        store.write(path.name, path.read_bytes())
+    store.write("consolidated.safetensors", b"w" * 400)
+    names = {path.name for path in resolve_model(s3_uri).folder.iterdir()}
+    assert {"config.json", "model.safetensors"} <= names
+    assert "consolidated.safetensors" not in names
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"])
@@ -146,13 +166,14 @@ def test_addresses_without_a_model(uri, message):
         ({}, "holds no config.json"),
         ({"model.safetensors": "w"}, "holds no config.json"),
         ({"config.json": "{}"}, r"holds no weights \(\*.safetensors\)"),
+        ({"config.json": "{}", "consolidated.safetensors": "w"}, r"holds no weights \(\*.safetensors\)"),
         ({"config.json": "{}", "pytorch_model.bin": "w"}, r"pickle weights only \(pytorch_model.bin\).*any code"),
         (
             {"config.json": "{}", "a.pt": "w", "b.ckpt": "w", "c.pth": "w"},
             r"pickle weights only \(a.pt, b.ckpt, c.pth\)",
         ),
     ],
-    ids=["empty", "no-config", "no-weights", "pickle", "several-pickles"],
+    ids=["empty", "no-config", "no-weights", "mistral-format", "pickle", "several-pickles"],
 )
 def test_folders_that_cannot_be_served(tmp_path, files, message):
     for name, text in files.items():

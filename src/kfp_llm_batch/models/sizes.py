@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from kfp_llm_batch.models.resolving import resolve_model, split_model_uri
+from kfp_llm_batch.models.resolving import is_weights, resolve_model, split_model_uri
 from kfp_llm_batch.storage.object_store import open_store
 
 _LOG = logging.getLogger("kfp_llm_batch")
@@ -19,7 +19,7 @@ def weight_bytes(uri: str, revision: str | None) -> int | None:
     """
     scheme, rest = split_model_uri(uri)
     if scheme in ("s3", "gs"):
-        return sum(entry.size for entry in open_store(uri).list() if _is_weights(entry.key))
+        return sum(entry.size for entry in open_store(uri).list() if is_weights(entry.key))
     if scheme == "hf":
         return _hub_bytes(rest, revision)
     return resolve_model(uri, revision).facts.weight_bytes
@@ -36,8 +36,4 @@ def _hub_bytes(name: str, revision: str | None) -> int | None:
     except (HFValidationError, HTTPError, OSError) as error:
         _LOG.warning("The hub does not say how large %s is: %s", name, type(error).__name__)
         return None
-    return sum(file.size or 0 for file in files if _is_weights(file.rfilename))
-
-
-def _is_weights(name: str) -> bool:
-    return name.endswith(".safetensors") and "/" not in name  # those in folders are other checkpoints
+    return sum(file.size or 0 for file in files if is_weights(file.rfilename))

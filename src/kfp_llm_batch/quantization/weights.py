@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from kfp_llm_batch.disk import new_file
 from kfp_llm_batch.errors import ConfigurationError
+from kfp_llm_batch.models.resolving import is_weights
 from kfp_llm_batch.quantization.config import SCHEMES
 from kfp_llm_batch.quantization.layers import LayerPlan, linear_shapes, plan_layers
 from kfp_llm_batch.quantization.weight_files import INDEX, WeightWriter
@@ -64,7 +65,7 @@ def _tensors(source: Path) -> Iterator[tuple[str, torch.Tensor]]:
     if index.is_file():
         files = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     else:
-        files = sorted(path.name for path in source.glob("*.safetensors"))
+        files = sorted(path.name for path in source.iterdir() if is_weights(path.name))
     for file in files:
         try:
             with safe_open(source / file, "pt") as weights:
