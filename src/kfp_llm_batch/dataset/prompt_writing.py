@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from kfp_llm_batch.dataset.batches import bounded
 from kfp_llm_batch.dataset.messages import Message
-from kfp_llm_batch.disk import file_sha256, new_file
+from kfp_llm_batch.disk import new_file
 from kfp_llm_batch.manifests import StoredFile
 from kfp_llm_batch.schemas import PROMPT_FIELDS
 
@@ -75,7 +75,7 @@ class PromptWriter:
         lines = [json.dumps(row) + "\n" for row in self._preview]
         with new_file(self._folder / PREVIEW) as path:
             path.write_text("".join(lines), encoding="ascii")
-        return StoredFile(path=SHARD, rows=self._rows, bytes=self.shard.stat().st_size, sha256=file_sha256(self.shard))
+        return StoredFile.of(self.shard, SHARD, self._rows)
 
 
 def prompt_batches(rows: Sequence[PromptRow], table: pa.RecordBatch, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

@@ -6,7 +6,6 @@ At temperature 0 an answer can still depend on which others are computed with it
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -84,12 +83,7 @@ def _write_sample(prompts: Prompts, rows: int, folder: Path) -> None:
     path = folder / SHARD
     with pa.ipc.new_file(str(path), table.schema) as file:
         file.write_table(table)
-    shard = StoredFile(
-        path=SHARD,
-        rows=table.num_rows,
-        bytes=path.stat().st_size,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
-    )
+    shard = StoredFile.of(path, SHARD, table.num_rows)
     faults = table.num_rows - table.column("fault").null_count
     sample = dataclasses.replace(prompts.manifest, rows=table.num_rows, rows_with_faults=faults, shards=(shard,))
     sample.save(folder)

@@ -16,8 +16,7 @@ import pyarrow.parquet as pq
 
 from kfp_llm_batch.errors import DataError
 from kfp_llm_batch.evaluation.completion_rows import RECORDED
-from kfp_llm_batch.evaluation.score_table import described_file
-from kfp_llm_batch.manifests import Checksum, ResultManifest
+from kfp_llm_batch.manifests import Checksum, ResultManifest, StoredFile
 from kfp_llm_batch.schemas import completions_schema
 
 _PART = "parts/part-00000.parquet"
@@ -156,7 +155,7 @@ def _manifest(path: Path, rows: Sequence[Mapping[str, Any]], folder: Path, model
         num_prompt_tokens=0,
         num_completion_tokens=0,
         keys_checksum=keys.hexdigest(),
-        parts=(described_file(folder, _PART),),
+        parts=(StoredFile.of(folder / _PART, _PART, len(rows)),),
         errors=(),
         dataset={"fingerprint": asked.hexdigest(), "rows": len(rows), "uri": f"lm-evaluation-harness: {task}"},
         model={"uri": model, "revision": None, "digest": None},

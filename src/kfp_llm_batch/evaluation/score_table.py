@@ -6,7 +6,6 @@ row_id | status | answer | target | scores {numeric_match: 1.0} | extracted {...
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ from kfp_llm_batch.evaluation.completion_rows import CompletionBatch, input_dige
 from kfp_llm_batch.evaluation.scorers.classification import Classification
 from kfp_llm_batch.evaluation.scorers.protocol import Answer, FloatArray, Metric, Row, Score, as_text, target_texts
 from kfp_llm_batch.evaluation.scorers.registry import NamedScorer
-from kfp_llm_batch.manifests import StoredFile
 
 TABLE = "scores.parquet"
 _COPIED = (
@@ -158,20 +156,6 @@ def _schema(scorers: Sequence[NamedScorer], source_fields: Sequence[pa.Field]) -
     if source_fields:
         fields.append(pa.field("source", pa.struct(list(source_fields))))
     return pa.schema(fields)
-
-
-def described(folder: Path) -> StoredFile:
-    """The entry of the table in a manifest."""
-    return described_file(folder, TABLE)
-
-
-def described_file(folder: Path, name: str) -> StoredFile:
-    """The entry of a Parquet file in a manifest."""
-    path = folder / name
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    rows = pq.read_metadata(path).num_rows
-    return StoredFile(path=name, rows=rows, bytes=path.stat().st_size, sha256=digest)
 
 
 @dataclass(frozen=True)

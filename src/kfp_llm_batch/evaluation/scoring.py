@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from kfp_llm_batch.disk import temporary_folder, writing
 from kfp_llm_batch.errors import ConfigurationError, DataError
@@ -21,10 +22,11 @@ from kfp_llm_batch.evaluation import canary
 from kfp_llm_batch.evaluation.completion_rows import Completions
 from kfp_llm_batch.evaluation.config import EvaluationConfig
 from kfp_llm_batch.evaluation.manifest import EvaluationManifest, facts_of_result
-from kfp_llm_batch.evaluation.score_table import TABLE, ScoreTable, ScoreWriter, described
+from kfp_llm_batch.evaluation.score_table import TABLE, ScoreTable, ScoreWriter
 from kfp_llm_batch.evaluation.scorers.protocol import NeedsAllRows, Row
 from kfp_llm_batch.evaluation.scorers.registry import NamedScorer
 from kfp_llm_batch.evaluation.summary import RunMeasurements, Slice, estimates, slices_of
+from kfp_llm_batch.manifests import StoredFile
 from kfp_llm_batch.results.publishing import fetch_result
 from kfp_llm_batch.row_log import RowLog
 
@@ -141,7 +143,7 @@ def _manifest(
 ) -> EvaluationManifest:
     table = ScoreTable(folder / TABLE)
     run = RunMeasurements(table, scorers, config.cluster_column)
-    scores = described(folder)
+    scores = StoredFile.of(table.path, TABLE, pq.read_metadata(table.path).num_rows)
     slices = [
         Slice(column=column, value=value, estimates=estimates(run, rows))
         for column, value, rows in slices_of(table, config.slice_columns)
