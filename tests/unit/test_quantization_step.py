@@ -103,8 +103,15 @@ def test_an_upload_that_was_cut_short_is_finished(model, tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("config.json", "{}"), ("manifest.json", '{"keys_checksum": 1}'), ("manifest.json", "[]"), ("manifest.json", "{")],
-    ids=["model", "result", "list", "damaged"],
+    [
+        ("config.json", "{}"),
+        ("manifest.json", '{"keys_checksum": 1}'),
+        ("manifest.json", "[]"),
+        ("manifest.json", "{"),
+        ("manifest.json", "{}"),
+        ("manifest.json", ""),
+    ],
+    ids=["model", "result", "list", "damaged", "empty", "no-bytes"],
 )
 def test_what_others_wrote_is_never_replaced(model, tmp_path, name, text):
     output = tmp_path / "output"

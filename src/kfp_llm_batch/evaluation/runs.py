@@ -86,7 +86,8 @@ def summarize_run(output_uri: str, run_id: str, status: Mapping[str, Any]) -> di
 
 def evaluation_facts(store: ObjectStore) -> dict[str, Any]:
     """Outcome, report and metrics of the run in `store`; empty if it did not come so far."""
-    comparison = json.loads(read_if_there(store, f"{EVALUATION_FOLDER}/{COMPARISON}") or b"{}")
+    compared = read_if_there(store, f"{EVALUATION_FOLDER}/{COMPARISON}")
+    comparison = {} if compared is None else json.loads(compared)
     if (data := read_if_there(store, f"{EVALUATION_FOLDER}/{FILE_NAME}")) is None:
         return {"outcome": None, "reason": None, "report_uri": None, "metrics": []}
     manifest = EvaluationManifest.from_json(data, store.uri)

@@ -94,18 +94,28 @@ def publish_checkpoint(folder: Path, output_uri: str, *, overwrite: bool) -> Non
 
 def _existing(store: ObjectStore) -> dict[str, Any]:
     """The manifest of the checkpoint that stands there; empty if none does and nothing else is in the way."""
-    try:
-        found = json.loads(read_if_there(store, FILE_NAME) or b"{}")
-    except ValueError:
-        found = None
-    is_model_of_others = found == {} and any(entry.key == _CONFIG for entry in store.list(_CONFIG))
-    if not isinstance(found, dict) or is_model_of_others or (found and found.get("kind") != KIND):
+    data = read_if_there(store, FILE_NAME)
+    if data is None:
+        found, is_ours = {}, all(entry.key != _CONFIG for entry in store.list(_CONFIG))
+    else:
+        found = _parsed(data)
+        is_ours = found.get("kind") == KIND
+    if not is_ours:
         raise ConfigurationError(
             "Something that this component did not write stands at the output, and is not replaced",
             received=store.uri,
             remedy="Choose another output_uri, or move it away.",
         )
     return found
+
+
+def _parsed(data: bytes) -> dict[str, Any]:
+    """What a manifest says; empty if it is none."""
+    try:
+        found = json.loads(data)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _identity(model: Model) -> dict[str, Any]:
