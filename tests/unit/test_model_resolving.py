@@ -226,7 +226,6 @@ RESOLVE = """
 import json, sys
 from kfp_llm_batch.errors import exit_with_message
 from kfp_llm_batch.models.resolving import resolve_model
-from kfp_llm_batch.models.sizes import weight_bytes
 
 with exit_with_message():
     model = resolve_model(sys.argv[1], sys.argv[2] or None)

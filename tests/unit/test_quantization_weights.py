@@ -162,6 +162,15 @@ def test_files_that_the_index_does_not_name_are_not_read(tmp_path, folder):
     assert "stranger" not in tensors(folder)
 
 
+def test_weights_in_the_format_of_mistral_are_not_read(source, folder):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"stranger": torch.zeros(4)}, source / "consolidated.safetensors")
+    quantize_weights(source, folder, "w8a8_int8")
+    assert "stranger" not in tensors(folder)
+
+
 def test_transformers_loads_what_was_made(source, folder):
     import torch
     from transformers import LlamaForCausalLM
